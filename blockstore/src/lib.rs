@@ -1,0 +1,20 @@
+//! The store: a value log of blocks, an index of maps and locations, a catalog of names.
+//!
+//! Callers hold a [`Store`], a cheap handle that can be cloned and shared between threads. Every
+//! call blocks its thread (file I/O, RocksDB, syncs) and none needs an async runtime.
+
+mod catalog;
+mod clock;
+mod engine;
+mod error;
+mod id;
+pub mod image;
+mod journal;
+pub mod object;
+mod store;
+pub mod volume;
+
+pub use error::{Error, Kind, Result, Subject};
+pub use id::{BLOCK, Birth, Epoch, LEAF, LEAF_BLOCKS, LogId, Lsn, MapId, SealedMap, SegmentId};
+pub use journal::{Entry, Event, Who};
+pub use store::*;

@@ -1,0 +1,1 @@
+//! Attachment: the NBD server and the FUSE mount

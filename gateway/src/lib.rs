@@ -1,0 +1,1 @@
+//! The HTTP door: S3 by s3s on axum, and the JSON API
