@@ -1,193 +1,402 @@
-//! (signatures first)
-#![allow(unused_variables, missing_docs, clippy::todo, clippy::needless_pass_by_value)]
-use crate::image::ImageInfo;
-use crate::object::*;
-use crate::volume::*;
-use crate::{Entry, Event, Result, Who, SealedMap};
+//! The store: opening a data directory, its figures, collection and checks.
+//!
+//! ```text
+//! LOCK        one process at a time
+//! STORE       {"v":1,"id":"<uuid>"}: what this directory is, and in which format
+//! catalog/    RocksDB with WAL and sync: names, pins, journal, small bodies
+//! index/      RocksDB without WAL: maps and locations
+//! segments/   the value log
+//! ```
+
+use crate::catalog::Catalog;
+use crate::catalog::keys;
+use crate::engine::names::Names;
+use crate::engine::{Engine, EngineOptions};
+use crate::index::Index;
+use crate::index::rocks::RocksTables;
+use crate::valuelog::Settings;
+use crate::valuelog::disk::Directory;
+use crate::volume::Tokens;
+use crate::{BLOCK, Error, Kind, Result, Subject};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+
+const FORMAT: u32 = 1;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
-pub struct Options { pub segment_bytes: u64, pub reserve_bytes: u64, pub collector: bool, pub cache_bytes: usize }
-impl Default for Options { fn default() -> Self { todo!() } }
+pub struct Options {
+    /// Bytes of a full segment.
+    pub segment_bytes: u64,
+    /// Free bytes that ordinary writes leave alone, so that deletes and collection work on a full disk.
+    pub reserve_bytes: u64,
+    /// Collect in the background.
+    pub collector: bool,
+    /// Memory for the index's blocks.
+    pub cache_bytes: usize,
+}
 
-/// A handle on an open store.
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 64 << 20, reserve_bytes: 256 << 20, collector: true, cache_bytes: 128 << 20 }
+    }
+}
+
+/// A handle on an open store; clones share it.
 #[derive(Clone)]
-pub struct Store { inner: Arc<()> }
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+}
 
-/// Byte and operation counters, since the store was made unless said otherwise.
+/// What every handle shares.
+pub(crate) struct Shared {
+    pub(crate) directory: PathBuf,
+    pub(crate) engine: Engine,
+    pub(crate) catalog: Catalog,
+    pub(crate) tokens: Arc<Tokens>,
+    options: Options,
+    id: String,
+    /// Held while the store is open.
+    _lock: std::fs::File,
+}
+
+/// Figures of the store, bytes unless said otherwise.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
-    /// Bytes on the disk under the data directory's segments, index and catalog (allocated blocks).
+    /// On the disk: segments, index and catalog, allocated blocks.
     pub physical_bytes: u64,
+    /// Of that, segments.
     pub segment_bytes: u64,
+    /// Of that, the index.
     pub index_bytes: u64,
+    /// Of that, the catalog.
     pub catalog_bytes: u64,
-    /// Payload bytes in segments that some map shows / that wait for collection.
+    /// Payload in segments that some map shows.
     pub live_bytes: u64,
+    /// Payload in segments that waits for collection.
     pub dead_bytes: u64,
-    /// Payload bytes written since open, by cause: client (any door), copy (stated copies), collect (moves).
+    /// Payload written since opening by clients of any door.
     pub written_client_bytes: u64,
+    /// Payload written since opening by stated copies.
     pub written_copy_bytes: u64,
+    /// Payload moved since opening by the collector.
     pub written_collect_bytes: u64,
+    /// Read from the value log since opening.
     pub read_bytes: u64,
-    /// Device syncs of the value log since open.
+    /// Device syncs of the value log since opening, a count.
     pub syncs: u64,
+    /// Free on the disk.
     pub free_bytes: u64,
-    pub buckets: u64, pub objects: u64, pub volumes: u64, pub snapshots: u64, pub images: u64,
-    /// Set once a write or sync failed: the engine refuses writes until it is reopened.
+    /// How many buckets.
+    pub buckets: u64,
+    /// How many objects.
+    pub objects: u64,
+    /// How many volumes.
+    pub volumes: u64,
+    /// How many snapshots.
+    pub snapshots: u64,
+    /// How many images.
+    pub images: u64,
+    /// Set once a write or sync failed: writes are refused until the store is reopened.
     pub refusing: Option<String>,
 }
 
 /// What a collection did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Collected { pub segments_freed: u64, pub freed_bytes: u64, pub moved_bytes: u64, pub maps_swept: u64 }
+pub struct Collected {
+    /// Segments unlinked.
+    pub segments_freed: u64,
+    /// Bytes they took.
+    pub freed_bytes: u64,
+    /// Live bytes moved out of them.
+    pub moved_bytes: u64,
+    /// Maps that were pruned or went.
+    pub maps_swept: u64,
+}
 
-/// What `check` found. Sound when `problems` is empty.
+/// What a check found; sound when `problems` is empty.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct CheckReport { pub maps: u64, pub births: u64, pub segments: u64, pub pins: u64, pub leaked_bytes: u64, pub scrubbed_bytes: u64, pub problems: Vec<String> }
+pub struct CheckReport {
+    /// Maps looked at.
+    pub maps: u64,
+    /// Births they show, each once a leaf.
+    pub births: u64,
+    /// Segments looked at.
+    pub segments: u64,
+    /// Pins looked at.
+    pub pins: u64,
+    /// Bytes that are held for live and that no map shows.
+    pub leaked_bytes: u64,
+    /// Bytes read and verified.
+    pub scrubbed_bytes: u64,
+    /// What is wrong, at most a hundred lines.
+    pub problems: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoreFile {
+    v: u32,
+    id: String,
+}
 
 impl Store {
-    /// Opens (or makes) the store in `directory`. Conflict if another process has it; Unsupported for a newer format.
-    pub fn open(directory: &Path, options: Options) -> Result<Self> { todo!() }
-    pub fn directory(&self) -> &Path { todo!() }
-    /// Syncs, checkpoints, stops the threads. Later calls on any handle are Unavailable.
-    pub fn close(&self) -> Result<()> { todo!() }
-    pub fn stats(&self) -> Result<Stats> { todo!() }
+    /// Opens (or makes) the store in `directory`. [`Kind::Conflict`] if another process has it,
+    /// [`Kind::Unsupported`] for a newer format, [`Kind::Corrupt`] where synced data is damaged.
+    pub fn open(directory: &Path, options: Options) -> Result<Self> {
+        std::fs::create_dir_all(directory).map_err(|failure| Error::io("create", directory, failure))?;
+        let lock = take_lock(directory)?;
+        let id = identity(directory)?;
+        let catalog = Catalog::open(&directory.join("catalog"))?;
+        let tables = RocksTables::open(&directory.join("index"), options.cache_bytes)?;
+        let index = Index::open(Box::new(tables))?;
+        let segments = directory.join("segments");
+        let disk = Directory::open(segments.clone()).map_err(|failure| Error::io("create", &segments, failure))?;
+        let boot = catalog.transact(|txn| {
+            let boot = match txn.get(BOOT)? {
+                Some(row) => keys::decode::<BootRow>(BOOT, &row)?.boot + 1,
+                None => 1,
+            };
+            txn.put(BOOT, keys::encode(&BootRow { boot })?);
+            Ok(boot)
+        })?;
+        let settings = Settings {
+            store: *id.as_bytes(),
+            boot,
+            segment_bytes: options.segment_bytes,
+            reserve_bytes: options.reserve_bytes,
+        };
+        let names: Arc<dyn Names> = Arc::new(catalog.clone());
+        let engine = Engine::open(
+            Arc::new(disk),
+            index,
+            names,
+            &EngineOptions { settings, leaf_cache: 8192, threads: true, collector: options.collector },
+        )?;
+        let shared = Shared {
+            directory: directory.into(),
+            engine,
+            catalog,
+            tokens: Arc::default(),
+            options,
+            id: id.to_string(),
+            _lock: lock,
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The data directory.
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory
+    }
+
+    /// Syncs, checkpoints, stops the threads. Later writes through any handle are [`Kind::Unavailable`].
+    pub fn close(&self) -> Result<()> {
+        let done = self.shared.engine.close();
+        self.shared.catalog.close();
+        done
+    }
+
+    /// Present figures.
+    pub fn stats(&self) -> Result<Stats> {
+        let Shared { engine, catalog, directory, .. } = self.shared.as_ref();
+        let (free_bytes, segments) = engine.space()?;
+        let segment_bytes = segments.values().sum();
+        let (index_bytes, catalog_bytes) = (allocated(&directory.join("index")), allocated(&directory.join("catalog")));
+        let figures = engine.figures();
+        let live: u64 = figures.values().map(|known| known.live_blocks).sum();
+        let blocks: u64 = figures.values().map(|known| known.blocks).sum();
+        let (syncs, read_bytes) = engine.log_counters();
+        let written = engine.written();
+        Ok(Stats {
+            physical_bytes: segment_bytes + index_bytes + catalog_bytes,
+            segment_bytes,
+            index_bytes,
+            catalog_bytes,
+            live_bytes: live * BLOCK as u64,
+            dead_bytes: blocks.saturating_sub(live) * BLOCK as u64,
+            written_client_bytes: written.client.load(Relaxed),
+            written_copy_bytes: written.copied.load(Relaxed),
+            written_collect_bytes: written.moved.load(Relaxed),
+            read_bytes,
+            syncs,
+            free_bytes,
+            buckets: catalog.count(keys::BUCKETS)?,
+            objects: catalog.count(keys::OBJECTS)?,
+            volumes: catalog.count(b"volume/")?,
+            snapshots: catalog.count(b"snapshot/")?,
+            images: catalog.count(b"image/")?,
+            refusing: engine.refusing().or_else(|| catalog.refusing()),
+        })
+    }
+
     /// Sweeps and compacts until nothing worth it is left.
-    pub fn collect(&self) -> Result<Collected> { todo!() }
+    pub fn collect(&self) -> Result<Collected> {
+        let done = self.shared.engine.collect_all()?;
+        self.shared.catalog.compact()?;
+        Ok(Collected {
+            segments_freed: done.segments,
+            freed_bytes: done.freed_bytes,
+            moved_bytes: done.moved_bytes,
+            maps_swept: done.maps,
+        })
+    }
+
     /// Compares maps, locations and pins; with `scrub` also reads and verifies every live block.
-    pub fn check(&self, scrub: bool) -> Result<CheckReport> { todo!() }
-    /// Databases, segments and ratios as a JSON tree.
-    pub fn tree(&self) -> Result<serde_json::Value> { todo!() }
+    pub fn check(&self, scrub: bool) -> Result<CheckReport> {
+        let catalog = &self.shared.catalog;
+        let mut maps = Vec::new();
+        let mut report = CheckReport::default();
+        let mut ids = Vec::new();
+        catalog.scan(keys::MAPS, keys::MAPS, &mut |key, _| {
+            ids.push(crate::MapId(keys::number_behind(keys::MAPS, key)?));
+            Ok(true)
+        })?;
+        for map in ids {
+            let cuts = catalog.cuts(map)?;
+            // A map without a cut waits for the sweeper; one that went since is no problem either.
+            if !cuts.is_empty() {
+                maps.push((map, cuts));
+            }
+        }
+        report.maps = maps.len() as u64;
+        catalog.scan(keys::PINS, keys::PINS, &mut |key, _| {
+            let (map, lsn, holder) = keys::parse_pin(key)?;
+            report.pins += 1;
+            if catalog.map(map)?.is_none() {
+                report.problems.push(format!("{holder} pins {map} at {lsn}, which has no row"));
+            }
+            Ok(true)
+        })?;
+        let found = self.shared.engine.check(&maps, scrub)?;
+        report.births = found.births;
+        report.segments = found.segments;
+        report.leaked_bytes = found.leaked_bytes;
+        report.scrubbed_bytes = found.scrubbed_bytes;
+        report.problems.extend(found.problems);
+        Ok(report)
+    }
 
-    // ---- journal
-    pub fn journal_append(&self, who: &Who, entry: Entry) -> Result<u64> { todo!() }
-    /// Up to `max` events behind `cursor` (0: from the beginning).
-    pub fn journal_after(&self, cursor: u64, max: usize) -> Result<Vec<Event>> { todo!() }
-    /// As `journal_after`, but waits up to `patience` for the first event.
-    pub fn journal_wait(&self, cursor: u64, max: usize, patience: Duration) -> Result<Vec<Event>> { todo!() }
-
-    // ---- records for other layers (instances, hosts): JSON by kind and name
-    pub fn record_put(&self, who: &Who, kind: &str, name: &str, value: &serde_json::Value, entry: Option<Entry>) -> Result<()> { todo!() }
-    /// As put, but Conflict if it exists.
-    pub fn record_create(&self, who: &Who, kind: &str, name: &str, value: &serde_json::Value, entry: Option<Entry>) -> Result<()> { todo!() }
-    pub fn record_get(&self, kind: &str, name: &str) -> Result<Option<serde_json::Value>> { todo!() }
-    pub fn record_list(&self, kind: &str) -> Result<Vec<(String, serde_json::Value)>> { todo!() }
-    pub fn record_remove(&self, who: &Who, kind: &str, name: &str, entry: Option<Entry>) -> Result<()> { todo!() }
-
-    // ---- buckets
-    pub fn bucket_create(&self, who: &Who, name: &str) -> Result<Bucket> { todo!() }
-    /// NotFound, or Conflict while it still has objects or uploads.
-    pub fn bucket_remove(&self, who: &Who, name: &str) -> Result<()> { todo!() }
-    pub fn bucket(&self, name: &str) -> Result<Bucket> { todo!() }
-    pub fn buckets(&self) -> Result<Vec<Bucket>> { todo!() }
-
-    // ---- objects
-    /// Begins a body. NotFound where the bucket is missing. Dropping the writer forgets the bytes.
-    pub fn object_writer(&self, bucket: &str) -> Result<ObjectWriter> { todo!() }
-    pub fn object_head(&self, bucket: &str, key: &str) -> Result<Object> { todo!() }
-    pub fn object_open(&self, bucket: &str, key: &str) -> Result<(Object, Arc<dyn ReadAt>)> { todo!() }
-    /// Ok(None): there was nothing (S3 deletes are idempotent). Precondition is checked in the batch.
-    pub fn object_remove(&self, who: &Who, bucket: &str, key: &str, condition: &Precondition) -> Result<Option<Object>> { todo!() }
-    /// Shares the body. `meta: None` keeps the source's. `source_condition` applies to the source object.
-    pub fn object_copy(&self, who: &Who, source: (&str, &str), target: (&str, &str), meta: Option<ObjectMeta>, source_condition: &Precondition, condition: &Precondition) -> Result<(Object, Copied)> { todo!() }
-    pub fn object_list(&self, bucket: &str, query: &ListQuery) -> Result<ListPage> { todo!() }
-
-    // ---- multipart
-    pub fn upload_create(&self, who: &Who, bucket: &str, key: &str, meta: ObjectMeta) -> Result<Upload> { todo!() }
-    pub fn upload(&self, bucket: &str, key: &str, id: &str) -> Result<Upload> { todo!() }
-    /// Uploads under way, ordered by key then id.
-    pub fn uploads(&self, bucket: &str) -> Result<Vec<Upload>> { todo!() }
-    /// Ordered by number.
-    pub fn upload_parts(&self, upload: &Upload) -> Result<Vec<Part>> { todo!() }
-    /// Shares the range where it can: block-aligned start in the source; else one stated copy.
-    pub fn upload_part_copy(&self, who: &Who, upload: &Upload, number: u32, source: (&str, &str), range: Option<(u64, u64)>, etag_of: &mut dyn FnMut(&dyn ReadAt) -> Result<(String, std::collections::BTreeMap<String, String>)>) -> Result<(Part, Copied)> { todo!() }
-    /// Checks that the parts exist with these ETags in rising order, then commits the concat. `meta` carries the final ETag, checksums, headers.
-    pub fn upload_complete(&self, who: &Who, upload: &Upload, parts: &[(u32, String)], meta: ObjectMeta, condition: &Precondition) -> Result<Object> { todo!() }
-    pub fn upload_abort(&self, who: &Who, upload: &Upload) -> Result<()> { todo!() }
-
-    // ---- volumes
-    /// `length_bytes: None` takes the origin's length; a larger one grows, a smaller one is refused.
-    pub fn volume_create(&self, who: &Who, name: &str, length_bytes: Option<u64>, origin: &Origin) -> Result<(VolumeInfo, Copied)> { todo!() }
-    pub fn volumes(&self) -> Result<Vec<VolumeInfo>> { todo!() }
-    pub fn volume_info(&self, name: &str) -> Result<VolumeInfo> { todo!() }
-    /// Conflict while a writer holds it.
-    pub fn volume_remove(&self, who: &Who, name: &str) -> Result<()> { todo!() }
-    /// Shrinking is refused unless `shrink`; cut blocks are freed.
-    pub fn volume_resize(&self, who: &Who, name: &str, length_bytes: u64, shrink: bool) -> Result<VolumeInfo> { todo!() }
-    /// Opens for reading and, once asked for a writer, writing.
-    pub fn volume_open(&self, name: &str) -> Result<Volume> { todo!() }
-    /// Seals; `publish` (bucket, key) also makes it an object. Nothing is copied.
-    pub fn snapshot_create(&self, who: &Who, volume: &str, name: Option<&str>, publish: Option<(&str, &str)>) -> Result<SnapshotInfo> { todo!() }
-    pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>> { todo!() }
-    /// By name or id.
-    pub fn snapshot(&self, name: &str) -> Result<SnapshotInfo> { todo!() }
-    pub fn snapshot_remove(&self, who: &Who, name: &str) -> Result<()> { todo!() }
-    /// Any sealed map, read only (snapshots, images).
-    pub fn sealed_open(&self, sealed: SealedMap) -> Result<View> { todo!() }
-
-    // ---- images
-    /// Registers an object (raw or qcow2, told apart by its bytes) as an image.
-    pub fn image_add(&self, who: &Who, bucket: &str, key: &str, name: &str) -> Result<(ImageInfo, Copied)> { todo!() }
-    pub fn images(&self) -> Result<Vec<ImageInfo>> { todo!() }
-    /// By name, id, or an unambiguous beginning of the id.
-    pub fn image(&self, name: &str) -> Result<ImageInfo> { todo!() }
-    /// Removes one name; the last name takes the image with it.
-    pub fn image_remove(&self, who: &Who, name: &str) -> Result<()> { todo!() }
+    /// Databases, segments and ratios, as `infall store tree` shows them.
+    pub fn tree(&self) -> Result<serde_json::Value> {
+        let stats = self.stats()?;
+        let (_, sizes) = self.shared.engine.space()?;
+        let segments: Vec<serde_json::Value> = self
+            .shared
+            .engine
+            .figures()
+            .into_iter()
+            .map(|(segment, figures)| {
+                serde_json::json!({
+                    "segment": segment.0,
+                    "bytes": sizes.get(&segment).copied().unwrap_or(0),
+                    "live_bytes": figures.live_blocks * BLOCK as u64,
+                    "payload_bytes": figures.blocks * BLOCK as u64,
+                })
+            })
+            .collect();
+        let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        Ok(serde_json::json!({
+            "store": self.shared.id,
+            "directory": self.shared.directory,
+            "segment_bytes_full": self.shared.options.segment_bytes,
+            "databases": {
+                "catalog": { "bytes": stats.catalog_bytes, "rows": self.shared.catalog.tree()? },
+                "index": { "bytes": stats.index_bytes },
+            },
+            "segments": segments,
+            "ratios": {
+                "live_of_payload": ratio(stats.live_bytes, stats.live_bytes + stats.dead_bytes),
+                "physical_of_live": ratio(stats.physical_bytes, stats.live_bytes),
+                "index_of_live": ratio(stats.index_bytes, stats.live_bytes),
+            },
+        }))
+    }
 }
 
-/// A body on its way in. Small ones stay in memory until the commit.
-pub struct ObjectWriter { inner: () }
-impl ObjectWriter {
-    /// Appends bytes in order.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> { todo!() }
-    pub fn length_bytes(&self) -> u64 { todo!() }
-    /// Syncs, then commits the object in one catalog batch.
-    pub fn commit(self, who: &Who, key: &str, meta: ObjectMeta, condition: &Precondition) -> Result<Object> { todo!() }
-    /// Syncs, then commits it as a part (replacing an earlier one of that number).
-    pub fn commit_part(self, who: &Who, upload: &Upload, number: u32, etag: String, checksums: std::collections::BTreeMap<String, String>) -> Result<Part> { todo!() }
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.engine.refusing().is_none()
+            && let Err(failure) = self.engine.close()
+        {
+            tracing::error!(failure = failure.chain(), "the store was not closed cleanly; its next opening replays the log");
+        }
+    }
 }
 
-/// A sealed map opened for reading.
-#[derive(Clone)]
-pub struct View { inner: Arc<()> }
-impl View {
-    /// Allocation of `offset..offset+length` in order, adjoining, at most `max` runs (it may cover less then).
-    pub fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> { todo!() }
-}
-impl ReadAt for View {
-    fn length_bytes(&self) -> u64 { todo!() }
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> { todo!() }
+const BOOT: &[u8] = b"boot";
+
+#[derive(Serialize, Deserialize)]
+struct BootRow {
+    boot: u64,
 }
 
-/// A volume opened; clones share it.
-#[derive(Clone)]
-pub struct Volume { inner: Arc<()> }
-impl Volume {
-    pub fn name(&self) -> &str { todo!() }
-    /// The present length; it can change under a resize.
-    pub fn length_bytes(&self) -> u64 { todo!() }
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> { todo!() }
-    pub fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> { todo!() }
-    /// The writer token: Conflict while another `holder` has it; the same holder shares it.
-    /// Released when the last [`Writer`] of the holder is dropped.
-    pub fn writer(&self, holder: &str) -> Result<Writer> { todo!() }
-    /// Whether and who.
-    pub fn holder(&self) -> Option<String> { todo!() }
+fn take_lock(directory: &Path) -> Result<std::fs::File> {
+    let path = directory.join("LOCK");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|failure| Error::io("open", &path, failure))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let text = format!(
+                "another infall has {} open; stop it first, or choose another directory with --data",
+                directory.display()
+            );
+            Err(Error::new(Kind::Conflict, Subject::Store, text))
+        }
+        Err(failure) => Err(Error::io("lock", &path, failure.into())),
+    }
 }
 
-/// The right to write a volume.
-#[derive(Clone)]
-pub struct Writer { inner: Arc<()> }
-impl Writer {
-    /// Any offset and length; edges that cut a block are read, merged and written whole.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> { todo!() }
-    /// Makes the range read as zeroes and frees what lay under whole blocks (also serves TRIM).
-    pub fn zero(&self, offset: u64, length: u64) -> Result<()> { todo!() }
-    /// Everything answered before this call is on the device when it returns.
-    pub fn flush(&self) -> Result<()> { todo!() }
+/// Reads or makes the file that says what this directory is.
+fn identity(directory: &Path) -> Result<uuid::Uuid> {
+    let path = directory.join("STORE");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => return new_identity(directory, &path),
+        Err(failure) => return Err(Error::io("read", &path, failure)),
+    };
+    let damaged = || Error::new(Kind::Corrupt, Subject::Store, format!("{} is not what infall wrote", path.display()));
+    let version: serde_json::Value = serde_json::from_str(&text).map_err(|cause| damaged().because(cause))?;
+    let version = version.get("v").and_then(serde_json::Value::as_u64).ok_or_else(damaged)?;
+    if version > u64::from(FORMAT) {
+        let text = format!(
+            "{} has format version {version}, this release reads up to {FORMAT}; use the release that wrote it",
+            directory.display()
+        );
+        return Err(Error::new(Kind::Unsupported, Subject::Store, text));
+    }
+    let file: StoreFile = serde_json::from_str(&text).map_err(|cause| damaged().because(cause))?;
+    file.id.parse().map_err(|cause| damaged().because(cause))
+}
+
+fn new_identity(directory: &Path, path: &Path) -> Result<uuid::Uuid> {
+    let foreign = ["catalog", "index", "segments"].iter().any(|part| directory.join(part).exists());
+    if foreign {
+        let text = format!("{} holds a store without its STORE file; restore that file", directory.display());
+        return Err(Error::new(Kind::Corrupt, Subject::Store, text));
+    }
+    let id = uuid::Uuid::new_v4();
+    let text = serde_json::json!(StoreFile { v: FORMAT, id: id.to_string() }).to_string();
+    let write = || -> std::io::Result<()> {
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, text)?;
+        std::fs::File::open(&fresh)?.sync_all()?;
+        std::fs::rename(&fresh, path)?;
+        std::fs::File::open(directory)?.sync_all()
+    };
+    write().map_err(|failure| Error::io("write", path, failure))?;
+    Ok(id)
+}
+
+/// Allocated bytes of the files of a directory.
+fn allocated(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
 }

@@ -1,1 +1,4 @@
-//! Attachment: the NBD server and the FUSE mount
+//! Attachment: the NBD server and the FUSE mount.
+
+pub mod mount;
+pub mod nbd;

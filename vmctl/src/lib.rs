@@ -1,1 +1,20 @@
-//! Hosts and instances through libvirt
+//! Hosts and instances through libvirt.
+//!
+//! [`Machines`] runs instances: it clones a root volume, makes the seed, has the disks served on a
+//! socket, and hands libvirt a domain. Every call blocks its thread; [`api`] crosses over for
+//! callers on an async runtime.
+
+pub mod api;
+pub mod cpio;
+pub mod domain;
+pub mod hypervisor;
+mod instance;
+pub mod probe;
+mod reach;
+mod record;
+pub mod seed;
+mod spec;
+
+pub use instance::{Console, Host, Machines, Resumed, Sockets};
+pub use record::Instance;
+pub use spec::{DataVolume, InstanceSpec, Network, Root};

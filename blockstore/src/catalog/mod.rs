@@ -1,13 +1,48 @@
-//! (signatures first)
-#![allow(unused_variables, missing_docs, clippy::todo, dead_code)]
-use crate::{Lsn, MapId, LogId, Result, SealedMap};
+//! The catalog: names, pins, journal. A RocksDB database of its own, with write-ahead log and sync.
+//!
+//! 1. One thread owns writes. A change runs there over an overlay, so changes never race, and a
+//!    precondition checked in a change holds when the change commits.
+//! 2. What changes put reaches the disk in one synced batch per group; a change is answered after that.
+//! 3. A change that fails or panics leaves no trace; the others of its group commit.
+//! 4. Readers outside the thread see only what is durable, and never wait for writers.
+//! 5. After a failed batch every further change is refused until the catalog is opened again: nobody
+//!    knows which part of the failed one the disk has. Reads go on.
+//!
+//! ```text
+//! callers ──transact──▶ bounded queue ──▶ committing thread: run ≤ 256 changes over one overlay
+//!    ▲                                              │
+//!    └──────────────── answers ◀── one WriteBatch, synced
+//! ```
+//!
+//! Keys and rows: [`keys`].
+
+mod committer;
+pub(crate) mod keys;
+mod pins;
+#[cfg(test)]
+mod tests;
+mod txn;
+
+use crate::{Error, Kind, LogId, Lsn, MapId, Result, SealedMap, Subject};
+use committer::{CHANGES_QUEUED_MAX, Change, Committed, Pending};
+use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, LogLevel, ReadOptions, WriteOptions};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::Arc;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::Duration;
+
+pub(crate) use txn::Txn;
 
 /// The lsn under which a volume's writable head is pinned: one mechanism for heads and seals.
 pub(crate) const HEAD: Lsn = Lsn(u64::MAX);
+
+/// Map ids are reserved in steps of this many.
+const IDS_STEP: u64 = 256;
+const WRITE_BUFFER_BYTES: usize = 16 << 20;
+const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
 /// What the catalog knows of a map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,46 +56,374 @@ pub(crate) struct MapRow {
     /// Other sealed maps it shows births of directly (images made from qcow2).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) borrows: Vec<SealedMap>,
+    /// When it was made, milliseconds since the Unix epoch.
     pub(crate) created_ms: u64,
+}
+
+/// How a walk over rows goes on.
+pub(crate) enum Step {
+    /// To the next row.
+    Next,
+    /// To the first row at or behind this key.
+    Seek(Vec<u8>),
+    /// Not at all.
+    Stop,
 }
 
 /// The catalog: names, pins, journal; RocksDB with WAL and sync; one thread commits for all.
 #[derive(Clone)]
-pub(crate) struct Catalog { inner: Arc<()> }
-
-impl Catalog {
-    pub(crate) fn open(directory: &Path) -> Result<Self> { todo!() }
-    /// Runs `change` on the committing thread; what it put is durable when this returns Ok. Err discards its changes only.
-    pub(crate) fn transact<T: Send + 'static>(&self, change: impl FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static) -> Result<T> { todo!() }
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> { todo!() }
-    /// Rows whose key starts with `prefix`, from `start` (inclusive) on, until `visit` returns false.
-    pub(crate) fn scan(&self, prefix: &[u8], start: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> { todo!() }
-    /// Reserves `count` map ids (durably, in blocks); returns the first. Ids are never reused.
-    pub(crate) fn map_ids(&self, count: u64) -> Result<MapId> { todo!() }
-    pub(crate) fn map(&self, map: MapId) -> Result<Option<MapRow>> { todo!() }
-    /// The lsns of `map` that have at least one pin (HEAD included).
-    pub(crate) fn cuts(&self, map: MapId) -> Result<BTreeSet<Lsn>> { todo!() }
-    pub(crate) fn has_pin(&self, map: MapId, lsn: Lsn) -> Result<bool> { todo!() }
-    /// Maps that lost a cut and wait for the sweeper.
-    pub(crate) fn loose(&self) -> Result<Vec<MapId>> { todo!() }
+pub(crate) struct Catalog {
+    inner: Arc<Inner>,
 }
 
-/// A batch under construction: reads see its own changes.
-pub(crate) struct Txn<'a> { inner: &'a () }
-impl Txn<'_> {
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> { todo!() }
-    pub(crate) fn put(&mut self, key: &[u8], value: Vec<u8>) { todo!() }
-    pub(crate) fn delete(&mut self, key: &[u8]) { todo!() }
-    pub(crate) fn scan_prefix(&self, prefix: &[u8], max: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>> { todo!() }
-    pub(crate) fn map(&self, map: MapId) -> Result<Option<MapRow>> { todo!() }
-    /// Writes the row of a new or changed map. A new map's parent and borrows are pinned by it here (holder `map:<id>`).
-    pub(crate) fn put_map(&mut self, map: MapId, row: &MapRow) -> Result<()> { todo!() }
-    /// Pins (map, lsn) for `holder` (`object:b/k`, `part:…`, `snapshot:<id>`, `image:<id>`, `volume:<name>`, `map:<id>`).
-    pub(crate) fn pin(&mut self, map: MapId, lsn: Lsn, holder: &str) -> Result<()> { todo!() }
-    /// Ends a pin; when it was the last of that lsn, the map becomes loose.
-    pub(crate) fn unpin(&mut self, map: MapId, lsn: Lsn, holder: &str) -> Result<()> { todo!() }
-    /// The sweeper is done with a map: if it has no cut left, its row goes and its parent's and borrows' pins end (they become loose in turn).
-    pub(crate) fn swept(&mut self, map: MapId) -> Result<()> { todo!() }
-    /// Appends to the journal in this batch.
-    pub(crate) fn journal(&mut self, who: &crate::Who, entry: crate::Entry) -> Result<u64> { todo!() }
+struct Inner {
+    directory: PathBuf,
+    /// `None` once closed.
+    database: RwLock<Option<Arc<DB>>>,
+    /// `None` once closed.
+    changes: RwLock<Option<SyncSender<Box<dyn Change>>>>,
+    committer: Mutex<Option<JoinHandle<()>>>,
+    committer_id: ThreadId,
+    committed: Arc<Committed>,
+    ids: Mutex<Ids>,
+    /// Maps of earlier runs among which some may have been left unfinished.
+    unfinished: Mutex<Range<u64>>,
+}
+
+/// Map ids reserved and not given out yet.
+struct Ids {
+    next: u64,
+    end: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FormatRow {}
+
+#[derive(Serialize, Deserialize)]
+struct IdsRow {
+    next: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RunRow {
+    first: u64,
+}
+
+impl Catalog {
+    /// Opens (or makes) `catalog/` in the data directory. Conflict if it is open already, Unsupported
+    /// if a newer release wrote it.
+    pub(crate) fn open(directory: &Path) -> Result<Self> {
+        let directory = directory.join("catalog");
+        std::fs::create_dir_all(&directory).map_err(|cause| Error::io("make", &directory, cause))?;
+        let database = DB::open(&options(), &directory).map_err(|cause| cannot_open(&directory, cause))?;
+        check_format(&database, &directory)?;
+        let ids = read::<IdsRow>(&database, keys::IDS)?.map_or(1, |row| row.next);
+        let first = read::<RunRow>(&database, keys::RUN)?.map_or(1, |row| row.first);
+        let seq_last = seq_last(&database)?;
+
+        let database = Arc::new(database);
+        let committed = Arc::new(Committed::new(seq_last));
+        let (changes, queue) = sync_channel(CHANGES_QUEUED_MAX);
+        let committer = committer::start(database.clone(), committed.clone(), queue)
+            .map_err(|cause| Error::io("start the committing thread for", &directory, cause))?;
+        let inner = Inner {
+            directory,
+            database: RwLock::new(Some(database)),
+            changes: RwLock::new(Some(changes)),
+            committer_id: committer.thread().id(),
+            committer: Mutex::new(Some(committer)),
+            committed,
+            ids: Mutex::new(Ids { next: ids, end: ids }),
+            unfinished: Mutex::new(first..ids),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Runs `change` on the committing thread; what it put is durable when this returns Ok. Err discards its changes only.
+    pub(crate) fn transact<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if std::thread::current().id() == self.inner.committer_id {
+            // It would wait for itself for ever.
+            return Err(Error::new(Kind::Internal, Subject::Store, "a change of the catalog began another one"));
+        }
+        if let Some(refusal) = self.inner.committed.refusal() {
+            return Err(refusal);
+        }
+        let changes = self.inner.changes.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (pending, answer) = Pending::new(change);
+        changes.ok_or_else(closed)?.send(Box::new(pending)).map_err(|_| closed())?;
+        answer.recv().map_err(|_| closed())?
+    }
+
+    /// The row behind `key`.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.database()?.get(key).map_err(|cause| failed("read a row of the catalog", cause))
+    }
+
+    /// Rows whose key starts with `prefix`, from `start` (inclusive) on, until `visit` returns false.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        start: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        self.walk(prefix, start, &mut |key, value| Ok(if visit(key, value)? { Step::Next } else { Step::Stop }))
+    }
+
+    /// As [`Self::scan`], but `visit` may also skip ahead. All rows are of one moment.
+    pub(crate) fn walk(
+        &self,
+        prefix: &[u8],
+        start: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Step>,
+    ) -> Result<()> {
+        let database = self.database()?;
+        let mut options = ReadOptions::default();
+        if let Some(end) = keys::behind(prefix) {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut rows = database.raw_iterator_opt(options);
+        rows.seek(start.max(prefix));
+        while let Some((key, value)) = rows.item() {
+            match visit(key, value)? {
+                Step::Next => rows.next(),
+                Step::Seek(target) => {
+                    assert!(target.as_slice() > key, "a walk only goes forward");
+                    rows.seek(target);
+                }
+                Step::Stop => break,
+            }
+        }
+        rows.status().map_err(|cause| failed("scan the catalog", cause))
+    }
+
+    /// How many rows start with `prefix`.
+    pub(crate) fn count(&self, prefix: &[u8]) -> Result<u64> {
+        let mut rows = 0;
+        self.scan(prefix, prefix, &mut |_, _| {
+            rows += 1;
+            Ok(true)
+        })?;
+        Ok(rows)
+    }
+
+    /// Reserves `count` map ids (durably, in blocks); returns the first. Ids are never reused.
+    pub(crate) fn map_ids(&self, count: u64) -> Result<MapId> {
+        let mut ids = self.inner.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = ids.next.checked_add(count).and_then(|end| Some((end, end.checked_next_multiple_of(IDS_STEP)?)));
+        let (next, end) = behind
+            .ok_or_else(|| Error::new(Kind::Invalid, Subject::Store, format!("there are no {count} map ids left")))?;
+        if next > ids.end {
+            self.transact(move |txn| {
+                txn.put(keys::IDS, keys::encode(&IdsRow { next: end })?);
+                Ok(())
+            })?;
+            ids.end = end;
+        }
+        let first = ids.next;
+        ids.next = next;
+        Ok(MapId(first))
+    }
+
+    /// Ids given out by earlier runs; a map among them without a row was left unfinished when its run
+    /// ended, and nobody will ever name it. The range begins where [`Self::settle`] was last called.
+    pub(crate) fn unfinished(&self) -> Result<Range<u64>> {
+        self.database()?;
+        Ok(self.inner.unfinished.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Remembers that what earlier runs left unfinished is gone: the next opening looks only at this run's ids.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let first = self.unfinished()?.end;
+        self.transact(move |txn| {
+            txn.put(keys::RUN, keys::encode(&RunRow { first })?);
+            Ok(())
+        })?;
+        *self.inner.unfinished.lock().unwrap_or_else(PoisonError::into_inner) = first..first;
+        Ok(())
+    }
+
+    /// The number of the last event in the journal; waits up to `patience` for one behind `cursor`.
+    pub(crate) fn journal_last(&self, cursor: u64, patience: Duration) -> Result<u64> {
+        self.inner.committed.wait(cursor, patience).ok_or_else(closed)
+    }
+
+    /// Why changes are refused, if they are.
+    pub(crate) fn refusing(&self) -> Option<String> {
+        self.inner.committed.refusal().map(|error| error.chain())
+    }
+
+    /// Writes out what is in memory and compacts everything, so that removed rows take no space.
+    pub(crate) fn compact(&self) -> Result<()> {
+        let database = self.database()?;
+        database.flush().map_err(|cause| failed("flush the catalog", cause))?;
+        database.compact_range::<&[u8], &[u8]>(None, None);
+        Ok(())
+    }
+
+    /// Size, levels and row counts as a JSON tree.
+    pub(crate) fn tree(&self) -> Result<serde_json::Value> {
+        let database = self.database()?;
+        let property = |name: &str| {
+            database.property_int_value(name).map_err(|cause| failed("read the catalog's properties", cause))
+        };
+        let files = database.live_files().map_err(|cause| failed("list the catalog's files", cause))?;
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| {
+                serde_json::json!({ "name": file.name, "level": file.level, "bytes": file.size, "rows": file.num_entries })
+            })
+            .collect();
+        Ok(serde_json::json!({
+            "engine": "rocksdb, write-ahead log, synced batches, lz4",
+            "rows_estimated": property("rocksdb.estimate-num-keys")?,
+            "table_bytes": property("rocksdb.total-sst-files-size")?,
+            "memory_bytes": property("rocksdb.cur-size-all-mem-tables")?,
+            "buckets": self.count(keys::BUCKETS)?,
+            "objects": self.count(keys::OBJECTS)?,
+            "maps": self.count(keys::MAPS)?,
+            "pins": self.count(keys::PINS)?,
+            "journal_last": self.journal_last(u64::MAX, Duration::ZERO)?,
+            "files": files,
+        }))
+    }
+
+    /// Stops the committing thread after what it has taken, and closes the database once the last
+    /// reader is done. Every later call is Unavailable.
+    pub(crate) fn close(&self) {
+        self.inner.close();
+    }
+
+    /// The next batch fails as if the disk had answered so.
+    #[cfg(test)]
+    pub(crate) fn fail_next_batch(&self, text: &str) {
+        self.inner.committed.fail_next(text);
+    }
+
+    fn database(&self) -> Result<Arc<DB>> {
+        self.inner.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        self.changes.write().unwrap_or_else(PoisonError::into_inner).take();
+        let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(committer) = committer
+            // The last handle may have died with a change, on the committing thread itself.
+            && std::thread::current().id() != self.committer_id
+            && committer.join().is_err()
+        {
+            tracing::error!(directory = %self.directory.display(), "the catalog's committing thread panicked");
+        }
+        self.committed.close();
+        self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn options() -> rocksdb::Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+    table.set_bloom_filter(10.0, false);
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_max_total_wal_size(4 * WRITE_BUFFER_BYTES as u64);
+    options.set_max_open_files(256);
+    options.set_max_background_jobs(2);
+    // Every batch was synced before it was answered: only the end of the log may be torn. Anything
+    // else is rot, and opening must say so instead of dropping what was promised.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_log_level(LogLevel::Warn);
+    options.set_keep_log_file_num(2);
+    options
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+fn read<T: serde::de::DeserializeOwned>(database: &DB, key: &[u8]) -> Result<Option<T>> {
+    let value = database.get(key).map_err(|cause| failed("read a row of the catalog", cause))?;
+    value.map(|value| keys::decode(key, &value)).transpose()
+}
+
+fn check_format(database: &DB, directory: &Path) -> Result<()> {
+    let value = database.get(keys::FORMAT).map_err(|cause| failed("read the catalog's format", cause))?;
+    if let Some(value) = value {
+        return keys::decode::<FormatRow>(keys::FORMAT, &value).map(|_| ()).map_err(|cause| {
+            let text = format!("the catalog in {} cannot be used by this release", directory.display());
+            Error::new(cause.kind(), Subject::Store, text).because(cause)
+        });
+    }
+    let mut rows = database.raw_iterator();
+    rows.seek_to_first();
+    if let Some(key) = rows.key() {
+        let text = format!(
+            "{} holds a database without a format row (its first key is {}): it is not a catalog of Infall; \
+             give another data directory, or restore this one",
+            directory.display(),
+            key.escape_ascii()
+        );
+        return Err(Error::new(Kind::Corrupt, Subject::Store, text));
+    }
+    rows.status().map_err(|cause| failed("read the catalog's format", cause))?;
+    let row = keys::encode(&FormatRow {})?;
+    database.put_opt(keys::FORMAT, row, &synced()).map_err(|cause| failed("write the catalog's format", cause))
+}
+
+/// The number of the last event in the journal; 0 if there is none.
+fn seq_last(database: &DB) -> Result<u64> {
+    let mut rows = database.raw_iterator();
+    rows.seek_for_prev(keys::event(u64::MAX));
+    let seq = match rows.key() {
+        Some(key) if key.starts_with(keys::JOURNAL) => keys::number_behind(keys::JOURNAL, key)?,
+        _ => 0,
+    };
+    rows.status().map_err(|cause| failed("find the end of the journal", cause))?;
+    Ok(seq)
+}
+
+fn cannot_open(directory: &Path, cause: rocksdb::Error) -> Error {
+    let text = cause.to_string();
+    if text.contains("/LOCK:") || text.contains("lock hold by") {
+        let text = format!(
+            "the catalog in {} is open already: stop the other process, or give another data directory",
+            directory.display()
+        );
+        return Error::new(Kind::Conflict, Subject::Store, text).because(cause);
+    }
+    failed(&format!("open the catalog in {}", directory.display()), cause)
+}
+
+/// RocksDB's error, met while trying to do `what`.
+fn failed(what: &str, cause: rocksdb::Error) -> Error {
+    let kind = match cause.kind() {
+        rocksdb::ErrorKind::Corruption => Kind::Corrupt,
+        _ if disk_is_full(&cause.to_string()) => Kind::NoSpace,
+        _ => Kind::Internal,
+    };
+    Error::new(kind, Subject::Store, format!("cannot {what}")).because(cause)
+}
+
+/// RocksDB passes the operating system's words on, not its number.
+fn disk_is_full(text: &str) -> bool {
+    text.contains("No space left on device") || text.contains("Disk quota exceeded")
+}
+
+fn closed() -> Error {
+    Error::new(Kind::Unavailable, Subject::Store, "the store is closed: open it again")
 }

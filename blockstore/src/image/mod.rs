@@ -1,4 +1,22 @@
 //! Images: sealed maps published for others, named by the digest of their guest-visible bytes.
+//!
+//! ```text
+//! object ─detect─▶ raw, qcow2 ─▶ runs ─┬─digest──▶ id
+//!                                      └─compose─▶ map: shown where aligned, written elsewhere
+//! ```
+//! 1. An image shows what a guest would see of its file; equal content gives one image, whatever the
+//!    format it came in.
+//! 2. An image keeps its own pin: the object it was made from can be removed.
+//! 3. Files are read as data only. None is trusted, and none names another that would be opened.
+
+mod add;
+mod compose;
+pub mod detect;
+pub mod digest;
+pub mod qcow2;
+pub mod raw;
+pub(crate) mod row;
+pub mod run;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,6 +4,18 @@
 //! 2. A body is a sealed map, a concat of sealed maps, or (up to [`INLINE_BYTES_MAX`]) lies in the
 //!    catalog itself. Copying an object, completing an upload, publishing a snapshot share maps.
 //! 3. The store knows no digests: the door computes them from the stream and hands them in.
+//! 4. Every incarnation of an object pins the maps it shows under a holder of its own, so that a copy
+//!    onto itself, or a replacement by what it replaces, never leaves a map without a pin.
+
+mod bucket;
+mod copy;
+mod list;
+mod read;
+pub(crate) mod row;
+mod upload;
+mod write;
+
+pub use write::ObjectWriter;
 
 use crate::Result;
 use crate::id::SealedMap;

@@ -5,6 +5,12 @@
 //! 2. A volume has one writer token at a time; connections of one holder share it.
 //! 3. A snapshot is an lsn: nothing is copied. A clone is a child of a sealed map.
 
+mod handle;
+mod verbs;
+
+pub(crate) use handle::Tokens;
+pub use handle::{Volume, Writer};
+
 use serde::{Deserialize, Serialize};
 
 /// Smallest volume.

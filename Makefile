@@ -1,0 +1,30 @@
+# Two commands matter: `make demo` shows the main job, `make test` is the gate.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export PATH := $(shell scripts/cargo-tools --path):$(PATH)
+
+.PHONY: demo test bench sim soak help
+
+demo:           ## the main job from end to end on this machine, nine steps
+	@demo/run
+
+test:           ## format, lints, licences, unused crates, docs, all tests
+	@scripts/packages --check || scripts/packages
+	@scripts/cargo-tools
+	cargo fmt --all --check
+	cargo deny --log-level error check licenses bans sources
+	cargo machete
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --locked
+	cargo test --release --workspace --doc --locked
+	cargo nextest run --release --workspace --locked
+
+AREA ?=
+bench:          ## make bench AREA=engine|nbd|…: measure, beside peers where there are any
+	@[ -n "$(AREA)" ] || { echo "which? make bench AREA=… of: $(patsubst benches/%.rs,%,$(wildcard benches/*.rs))"; exit 2; }
+	cargo bench --bench "$(AREA)"
+
+help:           ## this list
+	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo "Presumed: make, a C compiler, Rust (rustup.rs). Everything else is installed by scripts/packages."

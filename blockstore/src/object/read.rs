@@ -1,0 +1,198 @@
+//! Reading objects.
+//!
+//! 1. What was opened stays readable, whole and unchanged, though its name is removed or replaced.
+//! 2. A row read outside a transaction may be gone a moment later; opening reads it again then.
+
+use super::row::{self, ObjectRow};
+use super::{Body, Object, Piece, ReadAt};
+use crate::catalog::keys;
+use crate::View;
+use crate::{Error, Kind, Result, Store, Subject};
+use std::sync::Arc;
+
+/// How often opening follows a name that is being replaced.
+const OPEN_TRIES: usize = 8;
+
+impl Store {
+    /// The object under a key; NotFound names the bucket or the object.
+    pub fn object_head(&self, bucket: &str, key: &str) -> Result<Object> {
+        Ok(row::expect_now(&self.shared.catalog, bucket, key)?.object)
+    }
+
+    /// The object and its bytes, which stay readable though it is removed or replaced meanwhile.
+    pub fn object_open(&self, bucket: &str, key: &str) -> Result<(Object, Arc<dyn ReadAt>)> {
+        let (row, reader) = self.open_row(bucket, key)?;
+        Ok((row.object, reader))
+    }
+
+    /// As [`Self::object_open`], with the incarnation.
+    pub(super) fn open_row(&self, bucket: &str, key: &str) -> Result<(ObjectRow, Arc<dyn ReadAt>)> {
+        let mut tried = None;
+        for _ in 0..OPEN_TRIES {
+            let row = row::expect_now(&self.shared.catalog, bucket, key)?;
+            if let Some(reader) = self.open_body(&row)? {
+                return Ok((row, reader));
+            }
+            if tried == Some(row.seq) {
+                // The row did not change, so nobody took its bytes away in between.
+                let text = format!("{bucket}/{key} names bytes that the store does not have; run `infall check`");
+                return Err(Error::new(Kind::Corrupt, Subject::Object, text));
+            }
+            tried = Some(row.seq);
+        }
+        let text = format!("{bucket}/{key} is replaced faster than it can be opened: try again");
+        Err(Error::new(Kind::Unavailable, Subject::Object, text))
+    }
+
+    /// `None`: the row is no longer the current one.
+    fn open_body(&self, row: &ObjectRow) -> Result<Option<Arc<dyn ReadAt>>> {
+        let reader: Arc<dyn ReadAt> = match &row.object.body {
+            Body::Inline => match self.shared.catalog.get(&keys::body(row.seq))? {
+                Some(bytes) => Arc::new(Inline { bytes }),
+                None => return Ok(None),
+            },
+            Body::Map(sealed) => match self.shared.engine.view(*sealed) {
+                Ok(view) => Arc::new(view),
+                Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            },
+            Body::Concat(pieces) => match self.open_pieces(pieces)? {
+                Some(concat) => Arc::new(concat),
+                None => return Ok(None),
+            },
+        };
+        if reader.length_bytes() != row.object.length_bytes {
+            let (found, wanted) = (reader.length_bytes(), row.object.length_bytes);
+            let text = format!("{} has {found} bytes stored, {wanted} in its row; run `infall check`", row.object.key);
+            return Err(Error::new(Kind::Corrupt, Subject::Object, text));
+        }
+        Ok(Some(reader))
+    }
+
+    fn open_pieces(&self, pieces: &[Piece]) -> Result<Option<Concat<View>>> {
+        let mut opened = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            match self.shared.engine.view(piece.sealed) {
+                Ok(view) => opened.push((*piece, view)),
+                Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(Concat::new(opened)))
+    }
+}
+
+struct Inline {
+    bytes: Vec<u8>,
+}
+
+impl ReadAt for Inline {
+    fn length_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        check_range(offset, buffer.len(), self.length_bytes())?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        buffer.copy_from_slice(&self.bytes[start..start + buffer.len()]);
+        Ok(())
+    }
+}
+
+/// Pieces one behind the other.
+struct Concat<R> {
+    /// Each with the offset at which it begins; none is empty.
+    pieces: Vec<(u64, Piece, R)>,
+    length_bytes: u64,
+}
+
+impl<R> Concat<R> {
+    fn new(opened: Vec<(Piece, R)>) -> Self {
+        let mut length_bytes = 0;
+        let mut pieces = Vec::with_capacity(opened.len());
+        for (piece, reader) in opened.into_iter().filter(|(piece, _)| piece.length_bytes > 0) {
+            pieces.push((length_bytes, piece, reader));
+            length_bytes += piece.length_bytes;
+        }
+        Self { pieces, length_bytes }
+    }
+}
+
+impl<R: ReadAt> ReadAt for Concat<R> {
+    fn length_bytes(&self) -> u64 {
+        self.length_bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        check_range(offset, buffer.len(), self.length_bytes)?;
+        let mut at = self.pieces.partition_point(|(start, ..)| *start <= offset).saturating_sub(1);
+        let (mut offset, mut rest) = (offset, buffer);
+        while !rest.is_empty() {
+            let (start, piece, reader) = &self.pieces[at];
+            let inside = offset - start;
+            let count = usize::try_from(piece.length_bytes - inside).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at_mut(count);
+            reader.read_at(piece.offset_bytes + inside, now)?;
+            rest = later;
+            offset += count as u64;
+            at += 1;
+        }
+        Ok(())
+    }
+}
+
+/// A range of an object as if it were all.
+pub(super) struct Ranged {
+    pub(super) whole: Arc<dyn ReadAt>,
+    pub(super) offset_bytes: u64,
+    pub(super) length_bytes: u64,
+}
+
+impl ReadAt for Ranged {
+    fn length_bytes(&self) -> u64 {
+        self.length_bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        check_range(offset, buffer.len(), self.length_bytes)?;
+        self.whole.read_at(self.offset_bytes + offset, buffer)
+    }
+}
+
+fn check_range(offset: u64, count: usize, length_bytes: u64) -> Result<()> {
+    match offset.checked_add(count as u64) {
+        Some(end) if end <= length_bytes => Ok(()),
+        _ => {
+            let text = format!("{count} bytes from {offset} reach behind the end at {length_bytes}");
+            Err(Error::new(Kind::Invalid, Subject::Range, text))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Lsn, MapId, SealedMap};
+
+    #[test]
+    fn a_concat_reads_as_its_pieces_side_by_side() {
+        let sealed = SealedMap { map: MapId(1), lsn: Lsn(1), length_bytes: 100 };
+        let piece = |offset_bytes, length_bytes| Piece { sealed, offset_bytes, length_bytes };
+        let source = || Inline { bytes: (0..100).collect() };
+        let pieces = [piece(10, 5), piece(0, 0), piece(50, 1), piece(0, 100), piece(99, 1)];
+        let expected: Vec<u8> = (10..15).chain(50..51).chain(0..100).chain(99..100).collect();
+        let concat = Concat::new(pieces.map(|piece| (piece, source())).into());
+        assert_eq!(concat.length_bytes(), expected.len() as u64);
+        for start in 0..=expected.len() {
+            for end in start..=expected.len() {
+                let mut buffer = vec![0; end - start];
+                concat.read_at(start as u64, &mut buffer).unwrap();
+                assert_eq!(buffer, expected[start..end]);
+            }
+        }
+        for (offset, count) in [(107, 1), (100, 8), (u64::MAX, 1), (108, 0)] {
+            let error = concat.read_at(offset, &mut vec![0; count]).unwrap_err();
+            assert_eq!((error.kind(), error.subject()), (Kind::Invalid, Subject::Range));
+        }
+    }
+}

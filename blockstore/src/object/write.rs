@@ -1,0 +1,157 @@
+//! Bodies on their way in.
+
+use super::row::{self, Draft};
+use super::{Body, INLINE_BYTES_MAX, Object, ObjectMeta, Part, Piece, Precondition, Upload, bucket, upload};
+use crate::catalog::MapRow;
+use crate::engine::MapBuilder;
+use crate::{Entry, Result, SealedMap, Store, Who};
+use std::collections::BTreeMap;
+
+/// A body on its way in. Small ones stay in memory until the commit.
+pub struct ObjectWriter {
+    store: Store,
+    bucket: String,
+    body: Growing,
+}
+
+enum Growing {
+    Buffered(Vec<u8>),
+    Map(MapBuilder),
+}
+
+impl Store {
+    /// Begins a body. NotFound where the bucket is missing. Dropping the writer forgets the bytes.
+    pub fn object_writer(&self, bucket: &str) -> Result<ObjectWriter> {
+        self.shared.engine.admit_write()?;
+        bucket::expect_now(&self.shared.catalog, bucket)?;
+        Ok(ObjectWriter { store: self.clone(), bucket: bucket.into(), body: Growing::Buffered(Vec::new()) })
+    }
+
+    /// Ok(None): there was nothing (S3 deletes are idempotent). Precondition is checked in the batch.
+    pub fn object_remove(
+        &self,
+        who: &Who,
+        bucket: &str,
+        key: &str,
+        condition: &Precondition,
+    ) -> Result<Option<Object>> {
+        let (who, bucket, key, condition) = (who.clone(), bucket.to_owned(), key.to_owned(), condition.clone());
+        let removed = self.shared.catalog.transact(move |txn| row::remove(txn, &who, &bucket, &key, &condition))?;
+        if removed.is_some() {
+            self.shared.engine.sweep_soon();
+        }
+        Ok(removed)
+    }
+
+    /// Hands a finished map that got no name to the sweeper.
+    fn abandon(&self, sealed: SealedMap, row: MapRow) {
+        let abandoned = self.shared.catalog.transact(move |txn| {
+            txn.put_map(sealed.map, &row)?;
+            txn.loosen(sealed.map);
+            Ok(())
+        });
+        match abandoned {
+            Ok(()) => self.shared.engine.sweep_soon(),
+            // The next opening finds it among the unfinished maps.
+            Err(error) => tracing::warn!(map = %sealed.map, error = error.chain(), "an unnamed body stays until restart"),
+        }
+    }
+}
+
+impl ObjectWriter {
+    /// Appends bytes in order.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Growing::Buffered(buffered) = &mut self.body {
+            if buffered.len() + bytes.len() <= INLINE_BYTES_MAX {
+                buffered.extend_from_slice(bytes);
+                return Ok(());
+            }
+            let mut map = self.store.shared.engine.body()?;
+            map.write(buffered)?;
+            self.body = Growing::Map(map);
+        }
+        match &mut self.body {
+            Growing::Map(map) => map.write(bytes),
+            Growing::Buffered(_) => Ok(()),
+        }
+    }
+
+    /// Bytes so far.
+    pub fn length_bytes(&self) -> u64 {
+        match &self.body {
+            Growing::Buffered(buffered) => buffered.len() as u64,
+            Growing::Map(map) => map.length_bytes(),
+        }
+    }
+
+    /// Syncs, then commits the object in one catalog batch.
+    pub fn commit(self, who: &Who, key: &str, meta: ObjectMeta, condition: &Precondition) -> Result<Object> {
+        row::check_key(key)?;
+        // Refuse before the sync what would be refused after it; the batch checks again.
+        let current = row::read(&self.store.shared.catalog, &self.bucket, key)?;
+        row::check(condition, current.as_ref().map(|row| &row.object), &self.bucket, key)?;
+
+        let length_bytes = self.length_bytes();
+        let Self { store, bucket, body } = self;
+        let (map, body, inline) = match body {
+            Growing::Buffered(bytes) => (None, Body::Inline, bytes),
+            Growing::Map(map) => {
+                let (sealed, row) = map.finish()?;
+                (Some((sealed, row)), Body::Map(sealed), Vec::new())
+            }
+        };
+        let entry = Entry::new("object.put", row::subject(&bucket, key)).bytes("written", length_bytes);
+        let draft = Draft { bucket, key: key.into(), meta, length_bytes, parts: Vec::new(), body, inline };
+        let (who, condition, new) = (who.clone(), condition.clone(), map.clone());
+        let committed = store.shared.catalog.transact(move |txn| {
+            if let Some((sealed, row)) = &new {
+                txn.put_map(sealed.map, row)?;
+            }
+            row::put(txn, &who, draft, &condition, entry)
+        });
+        settle(&store, map, committed)
+    }
+
+    /// Syncs, then commits it as a part (replacing an earlier one of that number).
+    pub fn commit_part(
+        self,
+        who: &Who,
+        upload: &Upload,
+        number: u32,
+        etag: String,
+        checksums: BTreeMap<String, String>,
+    ) -> Result<Part> {
+        upload::check_number(number)?;
+        let length_bytes = self.length_bytes();
+        let Self { store, body, .. } = self;
+        let map = match body {
+            Growing::Buffered(bytes) if bytes.is_empty() => None,
+            Growing::Buffered(bytes) => {
+                let mut map = store.shared.engine.body()?;
+                map.write(&bytes)?;
+                Some(map.finish()?)
+            }
+            Growing::Map(map) => Some(map.finish()?),
+        };
+        let piece = map.as_ref().map(|(sealed, _)| Piece { sealed: *sealed, offset_bytes: 0, length_bytes });
+        let part = upload::DraftPart { number, etag, checksums, length_bytes, pieces: piece.into_iter().collect() };
+        let (who, upload, new) = (who.clone(), upload.clone(), map.clone());
+        let committed = store.shared.catalog.transact(move |txn| {
+            if let Some((sealed, row)) = &new {
+                txn.put_map(sealed.map, row)?;
+            }
+            upload::put_part(txn, &who, &upload, part, "written")
+        });
+        settle(&store, map, committed)
+    }
+}
+
+/// What follows a commit: it may have replaced something, or left its own map without a name.
+fn settle<T>(store: &Store, map: Option<(SealedMap, MapRow)>, committed: Result<T>) -> Result<T> {
+    match (&committed, map) {
+        (Ok(_), _) => store.shared.engine.sweep_soon(),
+        (Err(_), Some((sealed, row))) => store.abandon(sealed, row),
+        (Err(_), None) => {}
+    }
+    committed
+}

@@ -1,0 +1,10 @@
+//! The qcow2 reader beside QEMU's own.
+//!
+//! `qemu-img` and `qemu-io` (Debian: qemu-utils) make the files and say what a guest sees of them.
+
+#![allow(clippy::unwrap_used)]
+
+mod hostile;
+mod qemu;
+mod refused;
+mod same;

@@ -1,0 +1,194 @@
+//! The FUSE mount: volumes, snapshots, images and buckets as files and directories.
+//!
+//! What it promises:
+//!
+//! 1. `volumes/<name>.raw` is the volume: a sparse file of its length, also after a resize. A read
+//!    shows what the store holds now; a write is in the store when it returns, on the device when
+//!    a later fsync or close returns. Another door sees the same bytes.
+//! 2. The mount takes a volume's writer token at its first write, as `mount <path>`. While another
+//!    holds it, a write fails with EBUSY. The token goes back, after a flush, when the last file
+//!    that wrote is closed.
+//! 3. A volume keeps its length: truncation to another length is refused (EPERM), a write behind
+//!    the end too (EFBIG). Volumes are made and removed by commands, not as files (EPERM).
+//! 4. PUNCH_HOLE and ZERO_RANGE free what lies under whole blocks; SEEK_DATA, SEEK_HOLE and
+//!    `st_blocks` tell what is stored.
+//! 5. `snapshots/`, `images/` and `buckets/` are read-only (EROFS).
+//! 6. An open file shows one version of its object, snapshot or image until it is closed, whatever
+//!    happens to the name.
+//! 7. `buckets/<bucket>/` shows every key that can be a path ([`keys`] has the rule); listing holds
+//!    one page in memory, however many keys there are.
+//! 8. Unmounting, also by dropping [`Mounted`], flushes and gives back all tokens. Files still open
+//!    are cut off. The mount of a server that died is taken away by the next one.
+//!
+//! ```text
+//!   kernel ── adapter (fuser) ── tree ─┬─ inode        numbers of nodes
+//!                                      ├─ directory    pages of names      ── keys
+//!                                      └─ volume_file  the writer token    ── allocation
+//!   mountpoint: the directory before and after          failure: refusals and their errno
+//! ```
+
+mod adapter;
+mod allocation;
+mod directory;
+mod failure;
+mod inode;
+mod keys;
+mod mountpoint;
+mod tree;
+mod volume_file;
+
+pub use mountpoint::MountError;
+
+use blockstore::Store;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tree::Tree;
+
+/// The source field of our lines in the mount table.
+const SOURCE: &str = "infall";
+/// How long unmounting waits for requests under way.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a mount is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountOptions {
+    /// Every local user may use the mount, and write volumes through it; otherwise only the one
+    /// who mounted it, not even root. QEMU under libvirt runs as a user of its own and needs this.
+    pub allow_other: bool,
+    /// Nothing can be written.
+    pub read_only: bool,
+}
+
+/// A live mount; dropping it unmounts.
+#[must_use = "dropping it unmounts"]
+pub struct Mounted {
+    path: PathBuf,
+    tree: Arc<Tree>,
+    /// Serves requests; ends with the mount. `None` once it was waited for.
+    server: Option<JoinHandle<Result<(), MountError>>>,
+}
+
+/// Mounts the store on an empty directory.
+pub fn mount(
+    store: Store,
+    mountpoint: &Path,
+    options: MountOptions,
+) -> Result<Mounted, MountError> {
+    let path = mountpoint::prepare(mountpoint)?;
+    let holder = format!("mount {}", path.display());
+    let tree = Arc::new(Tree::new(store, &holder, options.read_only));
+    let session = adapter::Session::mount(Arc::clone(&tree), &path, &options)
+        .map_err(|error| refused(&path, &options, error))?;
+    let server = std::thread::Builder::new().name("mount".into()).spawn({
+        let (tree, path) = (Arc::clone(&tree), path.clone());
+        move || serve(session, &tree, &path)
+    });
+    let server = server.map_err(|error| MountError::system("serve", &path, error))?;
+    let mounted = Mounted {
+        path,
+        tree,
+        server: Some(server),
+    };
+    // The first answer comes through the kernel: when this returns, so does everybody else's.
+    std::fs::metadata(&mounted.path)
+        .map_err(|error| MountError::system("reach", &mounted.path, error))?;
+    tracing::info!(mountpoint = %mounted.path.display(), ?options, "mounted");
+    Ok(mounted)
+}
+
+fn refused(path: &Path, options: &MountOptions, error: std::io::Error) -> MountError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => MountError::NoFuse,
+        std::io::ErrorKind::PermissionDenied if options.allow_other => {
+            MountError::AllowOther { source: error }
+        }
+        _ => MountError::system("mount on", path, error),
+    }
+}
+
+fn serve(session: adapter::Session, tree: &Tree, path: &Path) -> Result<(), MountError> {
+    let ended = session.run();
+    let closed = tree.close_all();
+    ended.map_err(|error| MountError::system("serve", path, error))?;
+    closed.map_err(|failure| MountError::Unflushed {
+        path: path.into(),
+        reason: failure.chain(),
+    })
+}
+
+impl Mounted {
+    /// Where it is mounted, as an absolute path.
+    pub fn mountpoint(&self) -> &Path {
+        &self.path
+    }
+
+    /// Files that programs have open in it; unmounting cuts them off.
+    pub fn open_files(&self) -> usize {
+        self.tree.open_files()
+    }
+
+    /// False once somebody else has unmounted it.
+    pub fn is_live(&self) -> bool {
+        self.server
+            .as_ref()
+            .is_some_and(|server| !server.is_finished())
+    }
+
+    /// Unmounts: takes the name away, cuts off files still open (ENOTCONN from then on), flushes
+    /// what was written and gives the writer tokens back.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), MountError> {
+        let Some(server) = self.server.take() else {
+            return Ok(());
+        };
+        if !server.is_finished() {
+            mountpoint::end(&self.path)?;
+        }
+        let deadline = Instant::now() + UNMOUNT_PATIENCE;
+        while !server.is_finished() {
+            if Instant::now() > deadline {
+                return Err(MountError::Held {
+                    path: self.path.clone(),
+                    files: self.open_files(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let ended = server.join().unwrap_or_else(|_| {
+            Err(MountError::system(
+                "serve",
+                &self.path,
+                std::io::Error::other("the serving thread panicked"),
+            ))
+        });
+        tracing::info!(mountpoint = %self.path.display(), "unmounted");
+        ended
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!(mountpoint = %self.path.display(), error = &error as &dyn std::error::Error, "unmounting");
+        }
+    }
+}
+
+impl std::fmt::Debug for Mounted {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Mounted")
+            .field("path", &self.path)
+            .field("live", &self.is_live())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The tables under these locks are whole after every statement, so a panic elsewhere spoils nothing.
+fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

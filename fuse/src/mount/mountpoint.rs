@@ -1,0 +1,372 @@
+//! The directory a mount lies on: fit to be mounted on, freed of a dead mount, unmounted.
+
+use super::SOURCE;
+use blockstore::Kind;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use thiserror::Error;
+
+/// Why a mount could not be made or ended.
+#[derive(Debug, Error)]
+pub enum MountError {
+    /// The directory to mount on is missing.
+    #[error("{} does not exist; make it first: mkdir -p {}", path.display(), path.display())]
+    Missing {
+        /// The mountpoint.
+        path: PathBuf,
+    },
+    /// Something else is there.
+    #[error("{} is not a directory; give an empty directory to mount on", path.display())]
+    NotADirectory {
+        /// The mountpoint.
+        path: PathBuf,
+    },
+    /// A mount would hide what is in it.
+    #[error("{} is not empty (it holds {}); give an empty directory, a mount would hide what is there", path.display(), Path::new(holds).display())]
+    NotEmpty {
+        /// The mountpoint.
+        path: PathBuf,
+        /// A name in it.
+        holds: OsString,
+    },
+    /// A live mount of ours is there.
+    #[error("{} already carries a mount of infall; unmount it first, or give another directory", path.display())]
+    AlreadyMounted {
+        /// The mountpoint.
+        path: PathBuf,
+    },
+    /// A dead mount of another program is there.
+    #[error("{} carries a dead mount of {program}; remove it first: umount -l {}", path.display(), path.display())]
+    DeadMount {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The source field of the mount.
+        program: String,
+    },
+    /// The kernel has no FUSE.
+    #[error(
+        "there is no /dev/fuse; load it (modprobe fuse) or, in a container, pass the device through"
+    )]
+    NoFuse,
+    /// `allow_other` is root's unless `/etc/fuse.conf` says otherwise.
+    #[error(
+        "only root may mount with allow_other; write user_allow_other into /etc/fuse.conf, or mount without it"
+    )]
+    AllowOther {
+        /// What fusermount3 said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An operating system error.
+    #[error("cannot {what} {}", path.display())]
+    System {
+        /// What was being done.
+        what: &'static str,
+        /// To which mountpoint.
+        path: PathBuf,
+        /// The error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The name is gone, but open files hold the mount and nothing here may cut them off.
+    #[error("{} is unmounted, but {files} open files still hold it; close them", path.display())]
+    Held {
+        /// The mountpoint.
+        path: PathBuf,
+        /// Open files.
+        files: usize,
+    },
+    /// What was written could not all be brought to the device.
+    #[error("{} is unmounted, but the last flush failed: {reason}", path.display())]
+    Unflushed {
+        /// The mountpoint.
+        path: PathBuf,
+        /// The chain of causes.
+        reason: String,
+    },
+}
+
+impl MountError {
+    /// What the caller should do.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Missing { .. } => Kind::NotFound,
+            Self::NotADirectory { .. } => Kind::Invalid,
+            Self::NotEmpty { .. } | Self::AlreadyMounted { .. } | Self::DeadMount { .. } => {
+                Kind::Conflict
+            }
+            Self::NoFuse => Kind::Unsupported,
+            Self::AllowOther { .. } => Kind::Denied,
+            Self::System { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Kind::Denied
+            }
+            Self::System { .. } => Kind::Internal,
+            Self::Held { .. } => Kind::Conflict,
+            Self::Unflushed { .. } => Kind::Internal,
+        }
+    }
+
+    pub(super) fn system(
+        what: &'static str,
+        path: &Path,
+        source: impl Into<std::io::Error>,
+    ) -> Self {
+        Self::System {
+            what,
+            path: path.into(),
+            source: source.into(),
+        }
+    }
+}
+
+/// Checks that `path` can be mounted on, after taking away a dead mount of ours; answers with its
+/// absolute path.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
+    let path = absolute(path)?;
+    let mounted = mount_at(&path)?.filter(|mount| mount.source == SOURCE);
+    match std::fs::metadata(&path) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {
+            if mounted.is_none() {
+                let program =
+                    mount_at(&path)?.map_or_else(|| "another program".into(), |mount| mount.source);
+                return Err(MountError::DeadMount { path, program });
+            }
+            tracing::info!(mountpoint = %path.display(), "taking away the mount of a server that died");
+            detach(&path)?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(MountError::Missing { path });
+        }
+        Err(error) => return Err(MountError::system("look at", &path, error)),
+        Ok(_) if mounted.is_some() => return Err(MountError::AlreadyMounted { path }),
+        Ok(_) => {}
+    }
+    match std::fs::read_dir(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            Err(MountError::NotADirectory { path })
+        }
+        Err(error) => Err(MountError::system("list", &path, error)),
+        Ok(mut entries) => match entries.next() {
+            Some(Ok(entry)) => Err(MountError::NotEmpty {
+                path,
+                holds: entry.file_name(),
+            }),
+            Some(Err(error)) => Err(MountError::system("list", &path, error)),
+            None => Ok(path),
+        },
+    }
+}
+
+/// The path without links. The last part is not touched where it can be helped: it may be dead.
+fn absolute(path: &Path) -> Result<PathBuf, MountError> {
+    let missing = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => MountError::Missing { path: path.into() },
+        _ => MountError::system("resolve", path, error),
+    };
+    let is_link = path
+        .symlink_metadata()
+        .is_ok_and(|metadata| metadata.is_symlink());
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if !is_link => {
+            let parent = if parent.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                parent
+            };
+            Ok(parent.canonicalize().map_err(missing)?.join(name))
+        }
+        _ => path.canonicalize().map_err(missing),
+    }
+}
+
+/// A line of the mount table.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// The number under which the kernel knows a FUSE connection.
+    minor: u32,
+    path: PathBuf,
+    source: String,
+}
+
+/// The topmost FUSE mount at exactly `path`.
+fn mount_at(path: &Path) -> Result<Option<Mount>, MountError> {
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(|error| MountError::system("find in /proc/self/mountinfo", path, error))?;
+    Ok(table
+        .split(|&byte| byte == b'\n')
+        .rev()
+        .filter_map(fuse_mount)
+        .find(|mount| mount.path == path))
+}
+
+/// A FUSE mount from a line of mountinfo (proc_pid_mountinfo(5)): `36 35 0:98 / /mnt rw … - fuse infall rw,…`.
+fn fuse_mount(line: &[u8]) -> Option<Mount> {
+    let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
+    let dash = fields.iter().position(|field| *field == b"-")?;
+    let (device, path) = (fields.get(2)?, fields.get(4)?);
+    let (kind, source) = (fields.get(dash + 1)?, fields.get(dash + 2)?);
+    if *kind != b"fuse" && !kind.starts_with(b"fuse.") {
+        return None;
+    }
+    let minor = std::str::from_utf8(device)
+        .ok()?
+        .split_once(':')?
+        .1
+        .parse()
+        .ok()?;
+    let source = String::from_utf8_lossy(source).into_owned();
+    Some(Mount {
+        minor,
+        path: unescaped(path),
+        source,
+    })
+}
+
+/// Undoes the octal escapes (`\040` for a space) of the mount table.
+fn unescaped(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => {
+                bytes.push(escaped);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// Takes the name away, whoever still has files open.
+fn detach(path: &Path) -> Result<(), MountError> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(Errno::PERM) => fusermount(path, "-uz"),
+        Err(error) => Err(MountError::system("unmount", path, error)),
+    }
+}
+
+/// Unmounts as a user who is not root.
+fn fusermount(path: &Path, how: &str) -> Result<(), MountError> {
+    let output = Command::new("fusermount3")
+        .arg(how)
+        .arg("--")
+        .arg(path)
+        .output();
+    let failed = match output {
+        Ok(output) if output.status.success() => return Ok(()),
+        Ok(output) => {
+            std::io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+        }
+        Err(error) => error,
+    };
+    Err(MountError::system("unmount (by fusermount3)", path, failed))
+}
+
+/// Ends a live mount. Where files are open, the connection is aborted: their users get ENOTCONN
+/// from then on. Without the right to abort, the mount lives on nameless until they close them.
+pub(super) fn end(path: &Path) -> Result<(), MountError> {
+    let minor = mount_at(path)?
+        .filter(|mount| mount.source == SOURCE)
+        .map(|mount| mount.minor);
+    let Some(minor) = minor else { return Ok(()) };
+    match unmount(path, UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL) => return Ok(()),
+        Err(Errno::PERM) if fusermount(path, "-u").is_ok() => return Ok(()),
+        Err(_) => {}
+    }
+    // MNT_FORCE aborts the connection, and says EBUSY as long as files are open: that is expected.
+    if unmount(path, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW)
+        .is_err_and(|error| error == Errno::PERM)
+    {
+        let control = format!("/sys/fs/fuse/connections/{minor}/abort");
+        if let Err(error) = std::fs::write(&control, "1") {
+            tracing::debug!(%control, %error, "cannot abort the connection");
+        }
+    }
+    detach(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_mount_table_is_read_with_its_escapes() {
+        let line = br"36 35 0:98 / /mnt/a\040b\134c rw,nosuid shared:1 - fuse infall rw,user_id=0";
+        let mount = fuse_mount(line).unwrap();
+        assert_eq!(
+            mount,
+            Mount {
+                minor: 98,
+                path: r"/mnt/a b\c".into(),
+                source: "infall".into()
+            }
+        );
+        let helper = b"36 35 0:7 / /m rw - fuse.infall infall rw";
+        assert_eq!(fuse_mount(helper).unwrap().minor, 7);
+    }
+
+    #[test]
+    fn other_lines_are_no_fuse_mounts() {
+        assert_eq!(fuse_mount(b""), None);
+        assert_eq!(fuse_mount(b"36 35 254:0 / / rw - ext4 /dev/vda rw"), None);
+        assert_eq!(
+            fuse_mount(b"36 35 0:9 / /sys/fs/fuse rw - fusectl fusectl rw"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_path_that_ends_in_a_backslash_is_kept() {
+        assert_eq!(unescaped(br"/a\"), PathBuf::from(r"/a\"));
+        assert_eq!(unescaped(br"/a\9x"), PathBuf::from(r"/a\9x"));
+    }
+
+    #[test]
+    fn an_unfit_mountpoint_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("missing");
+        assert!(
+            prepare(&missing)
+                .unwrap_err()
+                .to_string()
+                .contains("mkdir -p")
+        );
+        let file = directory.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(
+            prepare(&file),
+            Err(MountError::NotADirectory { .. })
+        ));
+        let full = prepare(directory.path()).unwrap_err();
+        assert!(full.to_string().contains("file"), "{full}");
+        assert_eq!(full.kind(), Kind::Conflict);
+    }
+
+    #[test]
+    fn an_empty_directory_is_fit_even_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("target");
+        std::fs::create_dir(&target).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let absolute = target.canonicalize().unwrap();
+        assert_eq!(prepare(&target).unwrap(), absolute);
+        assert_eq!(prepare(&link).unwrap(), absolute);
+    }
+}

@@ -1,0 +1,152 @@
+//! A store, and a mount of it, in a directory of its own.
+
+use blockstore::object::{ObjectMeta, Precondition};
+use blockstore::volume::Origin;
+use blockstore::{Options, Store, Volume, Who};
+use fuse::mount::{MountOptions, Mounted, mount};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+pub const MIB: u64 = 1 << 20;
+
+/// Fields drop in this order: first the mount, then the store, then their directory.
+pub struct Lab {
+    pub mounted: Option<Mounted>,
+    pub store: Store,
+    pub directory: tempfile::TempDir,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::with(MountOptions::default())
+    }
+
+    pub fn with(options: MountOptions) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open_store(&directory.path().join("data"));
+        let path = directory.path().join("mnt");
+        std::fs::create_dir(&path).unwrap();
+        let mounted = Some(mount(store.clone(), &path, options).unwrap());
+        Self {
+            mounted,
+            store,
+            directory,
+        }
+    }
+
+    /// A path in the mount.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.directory.path().join("mnt").join(inside)
+    }
+
+    /// A path beside the mount.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Makes an empty volume and answers with its file.
+    pub fn volume(&self, name: &str, length_bytes: u64) -> PathBuf {
+        self.store
+            .volume_create(&who(), name, Some(length_bytes), &Origin::Empty)
+            .unwrap();
+        self.path(&format!("volumes/{name}.raw"))
+    }
+
+    pub fn opened(&self, name: &str) -> Volume {
+        self.store.volume_open(name).unwrap()
+    }
+
+    pub fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
+        put(&self.store, bucket, key, bytes);
+    }
+
+    /// Waits until nobody holds the token of `name`: the kernel tells of a last close by itself,
+    /// but after close(2) has returned.
+    pub fn wait_for_release(&self, name: &str) {
+        let volume = self.opened(name);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Some(holder) = volume.holder() {
+            assert!(Instant::now() < deadline, "{holder} still holds {name}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+pub fn open_store(directory: &Path) -> Store {
+    let options = Options {
+        reserve_bytes: 16 << 20,
+        ..Options::default()
+    };
+    Store::open(directory, options).unwrap()
+}
+
+pub fn put(store: &Store, bucket: &str, key: &str, bytes: &[u8]) {
+    let mut writer = store.object_writer(bucket).unwrap();
+    writer.write(bytes).unwrap();
+    // The mount knows versions by what the doors put here, so each body needs an ETag of its own.
+    let sum = bytes.iter().fold(0u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
+    });
+    let meta = ObjectMeta {
+        etag: format!("{sum:032x}"),
+        ..ObjectMeta::default()
+    };
+    writer
+        .commit(&who(), key, meta, &Precondition::default())
+        .unwrap();
+}
+
+pub fn who() -> Who {
+    Who {
+        actor: "test".into(),
+        request: "-".into(),
+    }
+}
+
+/// Bytes that do not compress and differ by `seed`.
+pub fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+/// Runs a program that must succeed; answers with what it printed.
+pub fn run(program: &str, arguments: &[&str]) -> String {
+    let output = attempt(program, arguments);
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}\n{out}\n{err}",
+        output.status
+    );
+    out.into_owned()
+}
+
+/// Runs a program that may fail.
+pub fn attempt(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .output();
+    output.unwrap_or_else(|error| panic!("cannot run {program}: {error}; it is needed on the PATH"))
+}
+
+/// The errno an operation ended with.
+pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
+    result.unwrap_err().raw_os_error().unwrap()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

@@ -1,0 +1,148 @@
+//! The JSON API under `/api/v1`: what `infall`'s own commands and other programs speak.
+//!
+//! 1. Every request shows `Authorization: Bearer <access key>:<secret key>`; without it nothing is
+//!    answered, not even which paths exist.
+//! 2. Every request has an id, which its reply (`x-request-id`), its log lines and the journal
+//!    entries of what it changed carry.
+//! 3. Payload never travels here: objects move over S3, blocks over NBD.
+//!
+//! The routes are one table ([`routes`]), so that a test can hold `openapi.json` against it.
+
+mod buckets;
+mod error;
+mod events;
+mod images;
+mod openapi;
+mod store;
+mod volumes;
+
+pub use buckets::{BucketCreate, BucketList, ObjectPage, ObjectsQuery};
+pub use error::{ErrorBody, ErrorReply, Problem, Reply, kind_name, kind_of, nearest, status};
+pub use events::{Closing, EVENTS_MAX, EventPage, EventsQuery, WAIT_MS_MAX};
+pub use images::{ImageAdd, ImageAdded, ImageList};
+pub use openapi::{DOCUMENT as OPENAPI, operations};
+pub use store::{CheckAsk, StoreStatus};
+pub use volumes::{
+    OriginName, SnapshotCreate, SnapshotList, VolumeCreate, VolumeCreated, VolumeList, VolumeResize,
+};
+
+use crate::Credentials;
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::MethodRouter;
+use blockstore::{Store, Who};
+use std::sync::Arc;
+use tracing::Instrument;
+
+/// Where the API is served.
+pub const PREFIX: &str = "/api/v1";
+/// The header that carries the request id back.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Bytes of a request's body at most; cloud-init user data is the largest thing sent.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// The API's routes, without their prefix. `extra` (instances, mounts) stands behind the same
+/// authentication and sees the same [`Who`].
+pub fn router(store: Store, credentials: Credentials, extra: axum::Router) -> axum::Router {
+    let own = routes()
+        .into_iter()
+        .fold(axum::Router::new(), |router, route| router.route(route.path, route.answer));
+    own.with_state(store)
+        .merge(extra)
+        .fallback(|method: Method, uri: Uri| async move { Problem::no_route(&method, uri.path()) })
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            Problem::no_method(&method, uri.path())
+        })
+        .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(Arc::new(credentials), admit))
+}
+
+/// One path and what it answers.
+struct Route {
+    path: &'static str,
+    #[allow(dead_code, reason = "the test reads it that holds openapi.json against this table")]
+    methods: &'static [&'static str],
+    answer: MethodRouter<Store>,
+}
+
+fn routes() -> Vec<Route> {
+    let mut all = buckets::routes();
+    all.extend(images::routes());
+    all.extend(volumes::routes());
+    all.extend(store::routes());
+    all.extend(events::routes());
+    all.extend(openapi::routes());
+    all
+}
+
+/// Authenticates, names the request, and tells the log how it went.
+async fn admit(
+    State(credentials): State<Arc<Credentials>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let span = tracing::info_span!(
+        "request", id = %id, method = %request.method(), path = %request.uri().path()
+    );
+    let began = std::time::Instant::now();
+    let mut response = async {
+        let shown = request.headers().get(header::AUTHORIZATION);
+        let Some(actor) = actor(&credentials, shown) else {
+            return Problem::unauthenticated(
+                "no valid key: send \"Authorization: Bearer <access key>:<secret key>\"; \
+                 infall env prints both",
+            )
+            .into_response();
+        };
+        request.extensions_mut().insert(Who { actor, request: id.clone() });
+        let response = next.run(request).await;
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(status = response.status().as_u16(), took_ms, "answered");
+        response
+    }
+    .instrument(span)
+    .await;
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+/// The identity behind an `Authorization` header.
+fn actor(credentials: &Credentials, shown: Option<&HeaderValue>) -> Option<String> {
+    let shown = shown?.to_str().ok()?;
+    let (scheme, token) = shown.split_once(' ')?;
+    let valid = scheme.eq_ignore_ascii_case("bearer") && credentials.verify_bearer(token.trim());
+    valid.then(|| "root".to_owned())
+}
+
+/// JSON in, checked, with our own error shape.
+#[derive(FromRequest)]
+#[from_request(via(axum::Json), rejection(Problem))]
+pub struct Json<T>(pub T);
+
+/// The query string, checked, with our own error shape.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub struct Query<T>(pub T);
+
+/// A part of the path, checked, with our own error shape.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub struct Path<T>(pub T);
+
+impl<T: serde::Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// Bucket and key of `s3://bucket/key`; the key may be empty.
+pub fn s3_url(text: &str) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix("s3://")?;
+    let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+    (!bucket.is_empty()).then_some((bucket, key))
+}

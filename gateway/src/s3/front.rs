@@ -1,0 +1,72 @@
+//! The front of the S3 door: everything a request meets before and after the protocol layer.
+//!
+//! ```text
+//! request ── id, span ── admission ── body watched ──▶ s3s: signature, access, operation
+//! reply   ◀─ id, error document ─── fault of the body ◀────────────────────────┘
+//! ```
+
+use super::body::{Fault, Watched};
+use super::{admission, error};
+use http::{HeaderName, HeaderValue, Request, Response};
+use s3s::service::S3Service;
+use s3s::{S3Result, s3_error};
+use std::time::Instant;
+use tracing::Instrument;
+
+/// The header that carries the request id back.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+
+/// Names a request in its reply, its log lines and the journal entries of what it changed.
+#[derive(Clone, Debug)]
+pub(super) struct RequestId(pub(super) String);
+
+/// Answers one request, whatever it is.
+pub(super) async fn answer(
+    protocol: S3Service,
+    request: Request<axum::body::Body>,
+) -> Response<axum::body::Body> {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    let path = request.uri().path().to_owned();
+    let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %path);
+    let began = Instant::now();
+    async {
+        let response = match pass(&protocol, request, &id).await {
+            Ok(response) => response,
+            Err(refused) => error::reply(refused),
+        };
+        let mut response = error::finish(response, &path, &id);
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(status = response.status().as_u16(), took_ms, "answered");
+        response.map(axum::body::Body::new)
+    }
+    .instrument(span)
+    .await
+}
+
+async fn pass(
+    protocol: &S3Service,
+    request: Request<axum::body::Body>,
+    id: &str,
+) -> S3Result<Response<s3s::Body>> {
+    let (mut parts, body) = request.into_parts();
+    admission::admit(&parts.method, &parts.uri, &parts.headers)?;
+    parts.extensions.insert(RequestId(id.to_owned()));
+    let fault = Fault::default();
+    let body = Watched::new(&parts, body, fault.clone())?;
+    let request = Request::from_parts(parts, s3s::Body::http_body_unsync(body));
+    let response = match Box::pin(protocol.call(request)).await {
+        Ok(response) => response,
+        Err(broken) => {
+            tracing::error!(?broken, "the protocol layer failed");
+            return Err(s3_error!(InternalError));
+        }
+    };
+    match fault.take() {
+        // The layers in between only saw that reading failed; this is why.
+        Some(reason) if !response.status().is_success() => Err(reason),
+        _ => Ok(response),
+    }
+}

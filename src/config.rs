@@ -1,0 +1,432 @@
+//! Settings: one TOML file, then the environment, then flags; the later one wins.
+//!
+//! 1. The table [`SETTINGS`] is the only list of keys. Everything else (the file's keys, the names
+//!    in the environment, `infall config check`) follows from it.
+//! 2. An unknown key is an error that names the nearest known one; nothing is ignored.
+//! 3. Secrets are never settings: the key pair lies in the data directory, or in the environment.
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::units::parse_bytes;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// One setting.
+pub struct Setting {
+    /// Its key in the file, dotted.
+    pub key: &'static str,
+    /// Its name in the environment.
+    pub env: &'static str,
+    /// What stands where nothing is said; empty: worked out, or off.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+/// All settings.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        key: "data",
+        env: "INFALL_DATA",
+        default: "",
+        help: "data directory; $XDG_DATA_HOME/infall or ~/.local/share/infall, for root /var/lib/infall",
+    },
+    Setting {
+        key: "endpoint",
+        env: "INFALL_ENDPOINT",
+        default: "",
+        help: "server that commands speak to; the one that runs on the data directory",
+    },
+    Setting {
+        key: "serve.listen",
+        env: "INFALL_LISTEN",
+        default: "127.0.0.1:9000",
+        help: "S3 and the JSON API; port 0 picks a free one",
+    },
+    Setting {
+        key: "serve.nbd_tcp",
+        env: "INFALL_NBD_TCP",
+        default: "",
+        help: "NBD on TCP as well, e.g. 127.0.0.1:10809; the unix socket is always there",
+    },
+    Setting {
+        key: "serve.region",
+        env: "INFALL_REGION",
+        default: "us-east-1",
+        help: "the region that S3 clients sign for",
+    },
+    Setting {
+        key: "serve.shutdown_seconds",
+        env: "INFALL_SHUTDOWN_SECONDS",
+        default: "10",
+        help: "how long a stopping server lets requests finish",
+    },
+    Setting {
+        key: "store.segment",
+        env: "INFALL_STORE_SEGMENT",
+        default: "",
+        help: "bytes of a segment file",
+    },
+    Setting {
+        key: "store.reserve",
+        env: "INFALL_STORE_RESERVE",
+        default: "",
+        help: "bytes kept free so that deletes and collection work on a full disk",
+    },
+    Setting {
+        key: "store.cache",
+        env: "INFALL_STORE_CACHE",
+        default: "",
+        help: "bytes of memory for the index",
+    },
+    Setting {
+        key: "store.collector",
+        env: "INFALL_STORE_COLLECTOR",
+        default: "true",
+        help: "collect dead segments in the background",
+    },
+    Setting {
+        key: "vm.uri",
+        env: "INFALL_VM_URI",
+        default: "qemu:///system",
+        help: "libvirt connection",
+    },
+    Setting {
+        key: "log.level",
+        env: "INFALL_LOG",
+        default: "info",
+        help: "error, warn, info, debug, trace, or a filter such as info,blockstore=debug",
+    },
+    Setting {
+        key: "log.json",
+        env: "INFALL_LOG_JSON",
+        default: "false",
+        help: "log lines as JSON",
+    },
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table above.
+    Default,
+    /// The file.
+    File,
+    /// The environment, under this name.
+    Env(&'static str),
+    /// A flag.
+    Flag,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => out.write_str("default"),
+            Self::File => out.write_str("file"),
+            Self::Env(name) => write!(out, "${name}"),
+            Self::Flag => out.write_str("flag"),
+        }
+    }
+}
+
+/// All settings with their values.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    values: BTreeMap<&'static str, (String, Origin)>,
+}
+
+/// Reads a variable of the environment.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Config {
+    /// Reads `file` (an error if it is not there), or else the default file if there is one, then
+    /// the environment, then `flags` (key and value).
+    pub fn load(file: Option<&Path>, env: Env<'_>, flags: &[(&'static str, String)]) -> Outcome<Self> {
+        let asked = file.map(Path::to_owned).or_else(|| env("INFALL_CONFIG").map(PathBuf::from));
+        let path = match asked {
+            Some(path) => Some(path),
+            None => default_file(env).filter(|path| path.is_file()),
+        };
+        let text = match &path {
+            None => String::new(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|error| Failure::io(format_args!("read {}", path.display()), &error))?,
+        };
+        let mut config = Self::parse(&text, env, flags)
+            .map_err(|failure| match &path {
+                Some(path) => failure.hint(format!("The file is {}", path.display())),
+                None => failure,
+            })?;
+        config.file = path;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn parse(text: &str, env: Env<'_>, flags: &[(&'static str, String)]) -> Outcome<Self> {
+        let mut values: BTreeMap<_, _> = SETTINGS
+            .iter()
+            .map(|setting| (setting.key, (setting.default.to_owned(), Origin::Default)))
+            .collect();
+        let table: toml::Table = toml::from_str(text).map_err(|error| {
+            Failure::new(Exit::Usage, "config", "the configuration is not TOML")
+                .because(error.to_string().trim())
+        })?;
+        let mut found = Vec::new();
+        flatten("", &table, &mut found)?;
+        for (key, value) in found {
+            values.insert(known(&key)?, (value, Origin::File));
+        }
+        for setting in SETTINGS {
+            if let Some(value) = env(setting.env).filter(|value| !value.is_empty()) {
+                values.insert(setting.key, (value, Origin::Env(setting.env)));
+            }
+        }
+        for (key, value) in flags {
+            values.insert(known(key)?, (value.clone(), Origin::Flag));
+        }
+        Ok(Self { file: None, values })
+    }
+
+    /// Every value must make sense, used or not.
+    fn validate(&self) -> Outcome {
+        self.listen()?;
+        self.nbd_tcp()?;
+        self.shutdown_deadline()?;
+        self.bytes("store.segment")?;
+        self.bytes("store.reserve")?;
+        self.bytes("store.cache")?;
+        self.flag("store.collector")?;
+        self.flag("log.json")?;
+        Ok(())
+    }
+
+    /// Key, value, origin, help, in the table's order.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static Setting, &str, &Origin)> {
+        SETTINGS.iter().filter_map(|setting| {
+            let (value, origin) = self.values.get(setting.key)?;
+            Some((setting, value.as_str(), origin))
+        })
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.values.get(key).map_or("", |(value, _)| value.as_str())
+    }
+
+    fn wrong(&self, key: &str, expected: &str) -> Failure {
+        let (value, origin) = self.values.get(key).map_or(("", &Origin::Default), |(v, o)| (v, o));
+        let message = format!("{key} = {value:?} (from {origin}) is not {expected}");
+        Failure::new(Exit::Usage, "config", message).hint("See all: infall config check")
+    }
+
+    fn flag(&self, key: &str) -> Outcome<bool> {
+        match self.text(key) {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(self.wrong(key, "true or false")),
+        }
+    }
+
+    fn bytes(&self, key: &str) -> Outcome<Option<u64>> {
+        match self.text(key) {
+            "" => Ok(None),
+            text => parse_bytes(text).map(Some).map_err(|_| self.wrong(key, "a size such as 64MiB")),
+        }
+    }
+
+    /// The data directory; `root` is whether the superuser asks.
+    pub fn data(&self, env: Env<'_>, root: bool) -> Outcome<PathBuf> {
+        let named = self.text("data");
+        if !named.is_empty() {
+            return Ok(PathBuf::from(named));
+        }
+        // QEMU's user may not pass root's home directory, so root's data lies where it may.
+        if root && env("XDG_DATA_HOME").is_none() {
+            return Ok(PathBuf::from("/var/lib/infall"));
+        }
+        base(env, "XDG_DATA_HOME", ".local/share").map(|base| base.join("infall")).ok_or_else(|| {
+            Failure::new(Exit::Usage, "config", "no data directory: $HOME and $XDG_DATA_HOME are unset")
+                .hint("Name one: --data DIR")
+        })
+    }
+
+    /// The server that commands speak to, if one was named.
+    pub fn endpoint(&self) -> Option<&str> {
+        Some(self.text("endpoint")).filter(|text| !text.is_empty())
+    }
+
+    /// Where S3 and the JSON API listen.
+    pub fn listen(&self) -> Outcome<SocketAddr> {
+        self.text("serve.listen")
+            .parse()
+            .map_err(|_| self.wrong("serve.listen", "an address and port such as 127.0.0.1:9000"))
+    }
+
+    /// Where NBD listens on TCP, if it does.
+    pub fn nbd_tcp(&self) -> Outcome<Option<SocketAddr>> {
+        match self.text("serve.nbd_tcp") {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                self.wrong("serve.nbd_tcp", "an address and port such as 127.0.0.1:10809")
+            }),
+        }
+    }
+
+    /// The region that S3 clients sign for.
+    pub fn region(&self) -> &str {
+        self.text("serve.region")
+    }
+
+    /// How long a stopping server lets requests finish.
+    pub fn shutdown_deadline(&self) -> Outcome<Duration> {
+        let seconds = self.text("serve.shutdown_seconds").parse().map_err(|_| {
+            self.wrong("serve.shutdown_seconds", "a number of seconds")
+        })?;
+        Ok(Duration::from_secs(seconds))
+    }
+
+    /// How the store is opened.
+    pub fn store(&self) -> Outcome<blockstore::Options> {
+        let mut options = blockstore::Options::default();
+        if let Some(bytes) = self.bytes("store.segment")? {
+            options.segment_bytes = bytes;
+        }
+        if let Some(bytes) = self.bytes("store.reserve")? {
+            options.reserve_bytes = bytes;
+        }
+        if let Some(bytes) = self.bytes("store.cache")? {
+            options.cache_bytes =
+                usize::try_from(bytes).map_err(|_| self.wrong("store.cache", "a size that fits memory"))?;
+        }
+        options.collector = self.flag("store.collector")?;
+        Ok(options)
+    }
+
+    /// The libvirt connection.
+    pub fn vm_uri(&self) -> &str {
+        self.text("vm.uri")
+    }
+
+    /// The log's filter.
+    pub fn log_level(&self) -> &str {
+        self.text("log.level")
+    }
+
+    /// Whether log lines are JSON.
+    pub fn log_json(&self) -> bool {
+        self.flag("log.json").unwrap_or(false)
+    }
+}
+
+/// The file read when none is named.
+pub fn default_file(env: Env<'_>) -> Option<PathBuf> {
+    Some(base(env, "XDG_CONFIG_HOME", ".config")?.join("infall/config.toml"))
+}
+
+/// XDG Base Directory Specification: the variable, or else its default below the home directory.
+fn base(env: Env<'_>, variable: &str, below_home: &str) -> Option<PathBuf> {
+    env(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(|| env("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(below_home)))
+}
+
+fn known(key: &str) -> Outcome<&'static str> {
+    let keys = || SETTINGS.iter().map(|setting| setting.key);
+    keys().find(|known| *known == key).ok_or_else(|| {
+        let message = match gateway::api::nearest(key, keys()) {
+            Some(nearest) => format!("unknown setting {key:?} (nearest: {nearest})"),
+            None => format!("unknown setting {key:?}"),
+        };
+        Failure::new(Exit::Usage, "config", message).hint("See all: infall config check")
+    })
+}
+
+/// Dotted keys and plain values of a table.
+fn flatten(prefix: &str, table: &toml::Table, found: &mut Vec<(String, String)>) -> Outcome {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            toml::Value::Table(inner) => flatten(&key, inner, found)?,
+            toml::Value::String(text) => found.push((key, text.clone())),
+            toml::Value::Integer(number) => found.push((key, number.to_string())),
+            toml::Value::Boolean(flag) => found.push((key, flag.to_string())),
+            toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) => {
+                let key = known(&key)?;
+                let message = format!("{key} = {value} is neither text, a whole number, nor true or false");
+                return Err(Failure::new(Exit::Usage, "config", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing(_: &str) -> Option<String> {
+        None
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let text = "[serve]\nlisten = \"127.0.0.1:1\"\nregion = \"eu-1\"\nshutdown_seconds = 3\n";
+        let env = |name: &str| match name {
+            "INFALL_LISTEN" => Some("127.0.0.1:2".to_owned()),
+            "INFALL_REGION" => Some("eu-2".to_owned()),
+            _ => None,
+        };
+        let flags = [("serve.listen", "127.0.0.1:3".to_owned())];
+        let config = Config::parse(text, &env, &flags).unwrap();
+        assert_eq!(config.listen().unwrap().port(), 3);
+        assert_eq!(config.region(), "eu-2");
+        assert_eq!(config.shutdown_deadline().unwrap(), Duration::from_secs(3));
+        let origins: Vec<String> = config.rows().map(|(_, _, origin)| origin.to_string()).collect();
+        for origin in ["default", "file", "$INFALL_REGION", "flag"] {
+            assert!(origins.iter().any(|found| found == origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let failure = Config::parse("[serve]\nlistn = \"x\"\n", &nothing, &[]).unwrap_err();
+        assert_eq!(failure.exit(), Exit::Usage);
+        let text = failure.to_string();
+        assert!(text.contains("\"serve.listn\" (nearest: serve.listen)"), "{text}");
+    }
+
+    #[test]
+    fn a_value_that_makes_no_sense_is_named_with_its_origin() {
+        let env = |name: &str| (name == "INFALL_STORE_CACHE").then(|| "much".to_owned());
+        let config = Config::parse("", &env, &[]).unwrap();
+        let text = config.validate().unwrap_err().to_string();
+        assert!(text.contains("store.cache = \"much\" (from $INFALL_STORE_CACHE)"), "{text}");
+        let config = Config::parse("[log]\njson = 7\n", &nothing, &[]).unwrap();
+        assert!(config.validate().unwrap_err().to_string().contains("true or false"));
+    }
+
+    #[test]
+    fn an_array_where_text_belongs_is_refused() {
+        assert!(Config::parse("data = [1]\n", &nothing, &[]).is_err());
+        assert!(Config::parse("data = ", &nothing, &[]).is_err());
+    }
+
+    #[test]
+    fn the_data_directory_follows_xdg_then_root_then_home() {
+        let config = Config::parse("", &nothing, &[]).unwrap();
+        let xdg = |name: &str| (name == "XDG_DATA_HOME").then(|| "/x".to_owned());
+        assert_eq!(config.data(&xdg, true).unwrap(), Path::new("/x/infall"));
+        let home = |name: &str| (name == "HOME").then(|| "/h".to_owned());
+        assert_eq!(config.data(&home, false).unwrap(), Path::new("/h/.local/share/infall"));
+        assert_eq!(config.data(&home, true).unwrap(), Path::new("/var/lib/infall"));
+        assert!(config.data(&nothing, false).unwrap_err().to_string().contains("--data"));
+    }
+
+    #[test]
+    fn every_default_makes_sense() {
+        Config::parse("", &nothing, &[]).unwrap().validate().unwrap();
+    }
+}

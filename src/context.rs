@@ -1,0 +1,106 @@
+//! What every command needs: settings, the way to the server, and how to print.
+
+use crate::cli::Global;
+use crate::client::Client;
+use crate::config::Config;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render;
+use crate::server_file::{CREDENTIALS_FILE, ServerFile};
+use gateway::Credentials;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Settings and output.
+#[derive(Debug)]
+pub struct Context {
+    /// All settings.
+    pub config: Config,
+    /// Whether results are JSON.
+    pub json: bool,
+}
+
+impl Context {
+    /// Reads the settings; `flags` are those of the command itself.
+    pub fn new(global: &Global, flags: &[(&'static str, String)]) -> Outcome<Self> {
+        let mut all = global.settings();
+        all.extend_from_slice(flags);
+        let config = Config::load(global.config.as_deref(), &variable, &all)?;
+        Ok(Self { config, json: global.json })
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> Outcome<PathBuf> {
+        self.config.data(&variable, rustix::process::geteuid().is_root())
+    }
+
+    /// The way to the server, and whose key is shown there.
+    pub fn client(&self) -> Outcome<Client> {
+        let server = self.server_url()?;
+        let credentials = self.credentials(&server)?;
+        Client::new(&server, &credentials)
+    }
+
+    /// Where the server is: as named, else as the one on the data directory wrote it down.
+    pub fn server_url(&self) -> Outcome<String> {
+        if let Some(endpoint) = self.config.endpoint() {
+            return Ok(endpoint.trim_end_matches('/').to_owned());
+        }
+        Ok(ServerFile::read(&self.data()?)?.endpoint)
+    }
+
+    /// The key pair: from the environment, else from the data directory.
+    pub fn credentials(&self, server: &str) -> Outcome<Credentials> {
+        match (variable("INFALL_ACCESS_KEY"), variable("INFALL_SECRET_KEY")) {
+            (Some(access_key), Some(secret_key)) => {
+                return Ok(Credentials { access_key, secret_key });
+            }
+            (None, None) => {}
+            _ => {
+                let message = "only one of INFALL_ACCESS_KEY and INFALL_SECRET_KEY is set";
+                return Err(Failure::new(Exit::Usage, "credentials", message)
+                    .hint("Set both, or neither to use those of the data directory"));
+            }
+        }
+        let data = self.data()?;
+        // The key of this machine's server is not shown to whoever listens elsewhere.
+        if !render::is_loopback(server) {
+            let message = format!("no key for {server}: that of {} stays on this machine", data.display());
+            return Err(Failure::new(Exit::Denied, "credentials", message)
+                .hint("Set INFALL_ACCESS_KEY and INFALL_SECRET_KEY"));
+        }
+        let path = data.join(CREDENTIALS_FILE);
+        if !path.exists() {
+            let message = format!("no credentials in {}", data.display());
+            return Err(Failure::new(Exit::Unavailable, "credentials", message).hint(
+                "The first infall serve makes them; or set INFALL_ACCESS_KEY and INFALL_SECRET_KEY",
+            ));
+        }
+        load_credentials(&path).map(|(credentials, _)| credentials)
+    }
+
+    /// Prints a result: as JSON, or as `human` writes it.
+    pub fn show<T: Serialize + ?Sized>(&self, result: &T, human: impl FnOnce() -> String) {
+        if self.json {
+            let text = serde_json::to_string_pretty(result).unwrap_or_default();
+            render::print(&format!("{text}\n"));
+        } else {
+            render::print(&human());
+        }
+    }
+}
+
+/// Reads the pair, or makes it; the flag says whether it was made now.
+pub fn load_credentials(path: &std::path::Path) -> Outcome<(Credentials, bool)> {
+    Credentials::load_or_create(path).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        let failure = Failure::new(Exit::Denied, "credentials", error.to_string());
+        match cause {
+            Some(cause) => failure.because(cause),
+            None => failure,
+        }
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

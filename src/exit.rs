@@ -1,0 +1,248 @@
+//! Exit codes, and the failure that carries one to the end of the program.
+//!
+//! A script needs to know what to do next, so codes follow kinds: one exhaustive match turns a
+//! [`Kind`] into an [`Exit`].
+
+use blockstore::Kind;
+use gateway::api::{ErrorBody, ErrorReply, kind_name, kind_of};
+use serde::Serialize;
+use std::fmt;
+
+/// What `infall help exit-codes` says.
+pub const EXIT_CODES: &str = "\
+  0  done
+  1  internal: a defect, or an operating system error without a better name
+  2  usage: arguments or configuration that make no sense as they stand
+  3  unavailable: no server, a tool or a device missing, or the store refusing after an I/O error
+  4  not found: list what is there, names are suggested
+  5  conflict or failed precondition: it exists already, or is in use
+  6  denied: wrong or missing key, or no permission on a file
+  7  no space: delete, collect, or add space
+  8  corrupt: stored bytes or records are not what was written; look with infall check --scrub
+  9  invalid or unsupported: the server understood and refused the values, or cannot do this yet";
+
+/// How the program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// A defect, or an operating system error without a better name.
+    Internal = 1,
+    /// Arguments or configuration that make no sense.
+    Usage = 2,
+    /// No server, or the environment lacks something.
+    Unavailable = 3,
+    /// It is not there.
+    NotFound = 4,
+    /// It exists already, or is in use.
+    Conflict = 5,
+    /// Wrong or missing key.
+    Denied = 6,
+    /// A disk is full.
+    NoSpace = 7,
+    /// Stored bytes are not what was written.
+    Corrupt = 8,
+    /// The values were refused, or this cannot be done yet.
+    Invalid = 9,
+}
+
+impl From<Kind> for Exit {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Invalid | Kind::Unsupported => Self::Invalid,
+            Kind::NotFound => Self::NotFound,
+            Kind::Conflict | Kind::Precondition | Kind::Fenced => Self::Conflict,
+            Kind::Denied => Self::Denied,
+            Kind::Unavailable => Self::Unavailable,
+            Kind::NoSpace => Self::NoSpace,
+            Kind::Corrupt => Self::Corrupt,
+            Kind::Internal => Self::Internal,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    exit: Exit,
+    body: ErrorBody,
+    hint: Option<String>,
+}
+
+/// What a command returns.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    /// A new one. The message names what was wrong and with which value.
+    pub fn new(exit: Exit, subject: &str, message: impl Into<String>) -> Self {
+        let kind = match exit {
+            Exit::Internal => kind_name(Kind::Internal),
+            Exit::Usage => "usage",
+            Exit::Unavailable => kind_name(Kind::Unavailable),
+            Exit::NotFound => kind_name(Kind::NotFound),
+            Exit::Conflict => kind_name(Kind::Conflict),
+            Exit::Denied => kind_name(Kind::Denied),
+            Exit::NoSpace => kind_name(Kind::NoSpace),
+            Exit::Corrupt => kind_name(Kind::Corrupt),
+            Exit::Invalid => kind_name(Kind::Invalid),
+        };
+        let body = ErrorBody {
+            kind: kind.into(),
+            subject: subject.into(),
+            message: message.into(),
+            ..ErrorBody::default()
+        };
+        Self { exit, body, hint: None }
+    }
+
+    /// An operating system error met while doing `what` (`"read /etc/x"`).
+    pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
+        let exit = match source.kind() {
+            std::io::ErrorKind::NotFound => Exit::NotFound,
+            std::io::ErrorKind::AlreadyExists => Exit::Conflict,
+            std::io::ErrorKind::PermissionDenied => Exit::Denied,
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Exit::NoSpace,
+            _ => Exit::Internal,
+        };
+        Self::new(exit, "file", format!("cannot {what}")).because(source)
+    }
+
+    /// The same with the cause below it.
+    #[must_use]
+    pub fn because(mut self, source: impl fmt::Display) -> Self {
+        self.body.source = Some(source.to_string());
+        self
+    }
+
+    /// The same with what to do next, a sentence or two.
+    #[must_use]
+    pub fn hint(mut self, next: impl Into<String>) -> Self {
+        self.hint = Some(next.into());
+        self
+    }
+
+    /// The same with the name in `existing` most like `asked`.
+    #[must_use]
+    pub fn nearest(
+        mut self,
+        asked: &str,
+        existing: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Self {
+        if self.body.nearest.is_none() {
+            self.body.nearest = gateway::api::nearest(asked, existing);
+        }
+        self
+    }
+
+    /// Whether it is about an `image`, a `volume`, ….
+    pub fn is_about(&self, subject: &str) -> bool {
+        self.body.subject == subject
+    }
+
+    /// How the program ends.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// The JSON form, for `--json`.
+    pub fn to_json(&self) -> serde_json::Value {
+        #[derive(Serialize)]
+        struct Reply<'a> {
+            #[serde(flatten)]
+            reply: &'a ErrorReply,
+            exit: u8,
+        }
+        let reply = ErrorReply { error: self.body.clone() };
+        serde_json::to_value(Reply { reply: &reply, exit: self.exit as u8 }).unwrap_or_default()
+    }
+}
+
+impl From<ErrorBody> for Failure {
+    /// What the server answered, with the listing to look at.
+    fn from(body: ErrorBody) -> Self {
+        let kind = kind_of(&body.kind);
+        let hint = match (kind, body.subject.as_str()) {
+            (Kind::NotFound, "image") => Some("List them: infall image ls"),
+            (Kind::NotFound, "volume") => Some("List them: infall volume ls"),
+            (Kind::NotFound, "snapshot") => Some("List them: infall snapshot ls"),
+            (Kind::NotFound, "bucket") => Some("List them: infall bucket ls"),
+            (Kind::NotFound, "instance" | "vm") => Some("List them: infall vm ls"),
+            (Kind::NotFound, "mount") => Some("List them: infall mount --list"),
+            (Kind::NoSpace, _) => Some("Free some: infall store collect"),
+            (Kind::Corrupt, _) => Some("Look closer: infall check --scrub"),
+            _ => None,
+        };
+        Self { exit: Exit::from(kind), body, hint: hint.map(str::to_owned) }
+    }
+}
+
+impl From<blockstore::Error> for Failure {
+    fn from(error: blockstore::Error) -> Self {
+        let problem = gateway::api::Problem::from(error);
+        Self::from(problem.into_body())
+    }
+}
+
+impl fmt::Display for Failure {
+    /// One line: `no image "debain-12" (nearest: debian-12). List them: infall image ls`.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.body.message.trim_end_matches('.'))?;
+        if let Some(source) = &self.body.source {
+            write!(out, ": {source}")?;
+        }
+        if let Some(nearest) = &self.body.nearest {
+            write!(out, " (nearest: {nearest})")?;
+        }
+        match &self.hint {
+            // The message may have said it already.
+            Some(hint) if !self.body.message.contains(hint.as_str()) => write!(out, ". {hint}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_the_exit_code_that_the_help_documents() {
+        let documented = [
+            (Kind::Internal, 1, "internal"),
+            (Kind::Unavailable, 3, "unavailable"),
+            (Kind::NotFound, 4, "not found"),
+            (Kind::Conflict, 5, "conflict"),
+            (Kind::Precondition, 5, "failed precondition"),
+            (Kind::Fenced, 5, "conflict"),
+            (Kind::Denied, 6, "denied"),
+            (Kind::NoSpace, 7, "no space"),
+            (Kind::Corrupt, 8, "corrupt"),
+            (Kind::Invalid, 9, "invalid"),
+            (Kind::Unsupported, 9, "unsupported"),
+        ];
+        for (kind, code, word) in documented {
+            assert_eq!(Exit::from(kind) as u8, code, "{kind:?}");
+            let line = EXIT_CODES.lines().find(|line| line.trim_start().starts_with(&code.to_string()));
+            assert!(line.is_some_and(|line| line.contains(word)), "{code} is not documented as {word}");
+        }
+    }
+
+    #[test]
+    fn a_name_not_found_reads_as_one_line_with_the_nearest_and_the_listing() {
+        let failure = Failure::from(ErrorBody {
+            kind: "not_found".into(),
+            subject: "image".into(),
+            message: "no image \"debain-12\"".into(),
+            source: None,
+            nearest: Some("debian-12".into()),
+        });
+        assert_eq!(
+            failure.to_string(),
+            "no image \"debain-12\" (nearest: debian-12). List them: infall image ls"
+        );
+        assert_eq!(failure.exit() as u8, 4);
+        assert_eq!(failure.to_json()["exit"], 4);
+        assert_eq!(failure.to_json()["error"]["subject"], "image");
+    }
+}

@@ -1,0 +1,173 @@
+//! Mounts of the store as files. They live in the server, so that there is one writer of the store.
+
+use crate::exit::{Exit, Failure, Outcome};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use blockstore::{Kind, Store};
+use fuse::mount::{MountError, MountOptions, Mounted};
+use gateway::api::{Json, Problem, Query, Reply};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Mounts at once.
+const MOUNTS_MAX: usize = 64;
+
+/// Asks for a mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountAsk {
+    /// An empty directory, absolute.
+    pub path: PathBuf,
+    /// Let other users see it, too.
+    #[serde(default)]
+    pub allow_other: bool,
+    /// Nothing can be written.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// Which mount to take away.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    path: PathBuf,
+}
+
+/// A mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountShown {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether other users see it.
+    pub allow_other: bool,
+    /// Whether nothing can be written.
+    pub read_only: bool,
+    /// Files that programs have open in it.
+    pub open_files: usize,
+}
+
+/// All mounts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MountList {
+    /// By path.
+    pub mounts: Vec<MountShown>,
+}
+
+/// The mounts of this server.
+#[derive(Clone)]
+pub struct Mounts {
+    store: Store,
+    live: Arc<Mutex<BTreeMap<PathBuf, (Mounted, MountOptions)>>>,
+}
+
+impl Mounts {
+    /// None yet.
+    pub fn new(store: Store) -> Self {
+        Self { store, live: Arc::default() }
+    }
+
+    /// Unmounts all; files still open in them are cut off.
+    pub fn stop(&self) -> Outcome {
+        let all = std::mem::take(&mut *self.locked());
+        let mut outcome = Ok(());
+        for (path, (mounted, _)) in all {
+            if let Err(error) = mounted.unmount() {
+                tracing::error!(path = %path.display(), error = %problem(&error), "unmounting");
+                let failure = Failure::new(Exit::Internal, "mount", problem(&error).to_string());
+                outcome = outcome.and(Err(failure));
+            }
+        }
+        outcome
+    }
+
+    fn add(&self, ask: &MountAsk) -> Reply<MountShown> {
+        if !ask.path.is_absolute() {
+            let message = format!("{} is not an absolute path", ask.path.display());
+            return Err(Problem::new(Kind::Invalid, "mount", message));
+        }
+        let mut live = self.locked();
+        live.retain(|_, (mounted, _)| mounted.is_live());
+        if live.len() >= MOUNTS_MAX {
+            let message = format!("{MOUNTS_MAX} mounts are the most; take one away first");
+            return Err(Problem::new(Kind::Unavailable, "mount", message));
+        }
+        let options = MountOptions { allow_other: ask.allow_other, read_only: ask.read_only };
+        let mounted = fuse::mount::mount(self.store.clone(), &ask.path, options.clone())
+            .map_err(|error| problem(&error))?;
+        let shown = shown(&mounted, &options);
+        live.insert(shown.path.clone(), (mounted, options));
+        Ok(shown)
+    }
+
+    fn list(&self) -> MountList {
+        let mut live = self.locked();
+        live.retain(|_, (mounted, _)| mounted.is_live());
+        MountList { mounts: live.values().map(|(mounted, options)| shown(mounted, options)).collect() }
+    }
+
+    fn remove(&self, path: &PathBuf) -> Reply<()> {
+        let mut live = self.locked();
+        let Some((mounted, _)) = live.remove(path) else {
+            let message = format!("nothing is mounted at {}", path.display());
+            let existing: Vec<String> = live.keys().map(|path| path.display().to_string()).collect();
+            let problem = Problem::new(Kind::NotFound, "mount", message);
+            return Err(problem.suggest(&path.display().to_string(), existing));
+        };
+        // Unmounting waits for requests; others may mount meanwhile.
+        drop(live);
+        mounted.unmount().map_err(|error| problem(&error))
+    }
+
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<PathBuf, (Mounted, MountOptions)>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `GET`, `POST` and `DELETE /mounts`.
+pub fn router(mounts: Mounts) -> Router {
+    Router::new().route("/mounts", get(list).post(add).delete(remove)).with_state(mounts)
+}
+
+async fn list(State(mounts): State<Mounts>) -> Reply<Json<MountList>> {
+    blocking(move || Ok(mounts.list())).await.map(Json)
+}
+
+async fn add(
+    State(mounts): State<Mounts>,
+    Json(ask): Json<MountAsk>,
+) -> Reply<(StatusCode, Json<MountShown>)> {
+    blocking(move || mounts.add(&ask)).await.map(|shown| (StatusCode::CREATED, Json(shown)))
+}
+
+async fn remove(State(mounts): State<Mounts>, Query(which): Query<Which>) -> Reply<StatusCode> {
+    blocking(move || mounts.remove(&which.path)).await.map(|()| StatusCode::NO_CONTENT)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Reply<T> + Send + 'static) -> Reply<T> {
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.unwrap_or_else(|error| {
+        let problem = Problem::new(Kind::Internal, "mount", "a mount call did not come back");
+        Err(problem.because(error.to_string()))
+    })
+}
+
+fn shown(mounted: &Mounted, options: &MountOptions) -> MountShown {
+    MountShown {
+        path: mounted.mountpoint().to_owned(),
+        allow_other: options.allow_other,
+        read_only: options.read_only,
+        open_files: mounted.open_files(),
+    }
+}
+
+fn problem(error: &MountError) -> Problem {
+    let problem = Problem::new(error.kind(), "mount", error.to_string());
+    match std::error::Error::source(error) {
+        Some(source) => problem.because(source.to_string()),
+        None => problem,
+    }
+}

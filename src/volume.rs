@@ -1,0 +1,278 @@
+//! `infall volume`: writable block devices.
+
+use crate::client::{Client, Path, encode};
+use crate::context::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render::{self, Table};
+use crate::server_file::ServerFile;
+use crate::units::parse_bytes;
+use blockstore::image::ImageInfo;
+use blockstore::volume::{SnapshotInfo, VolumeInfo};
+use clap::{Args, Subcommand};
+use gateway::api::{
+    OriginName, SnapshotCreate, VolumeCreate, VolumeCreated, VolumeList, VolumeResize,
+};
+use std::time::Instant;
+
+/// Volumes.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Verb {
+    /// Make a volume: empty, or a clone of an image or a snapshot
+    #[command(after_help = "\
+A clone copies nothing: it shows the image's blocks until it writes its own.
+
+Examples:
+  infall volume create data1 --length 100G
+  infall volume create root1 --image debian-12
+  infall volume create root2 --image debian-12 --length 20G    a clone that is longer
+  infall volume create again --snapshot root1-monday")]
+    Create(Create),
+    /// List volumes
+    #[command(after_help = "\
+Examples:
+  infall volume ls
+  infall volume ls --json | jq -r '.volumes[].name'")]
+    Ls,
+    /// Show one volume
+    #[command(after_help = "\
+Examples:
+  infall volume show root1")]
+    Show {
+        /// The volume
+        volume: String,
+    },
+    /// Remove a volume that nobody writes
+    #[command(after_help = "\
+Its snapshots and clones stay as they are.
+
+Examples:
+  infall volume rm root1")]
+    Rm {
+        /// The volume
+        volume: String,
+    },
+    /// Make a volume longer, or shorter with --shrink
+    #[command(after_help = "\
+Examples:
+  infall volume resize data1 200G
+  infall volume resize data1 50G --shrink        what lies behind 50 GiB is gone")]
+    Resize {
+        /// The volume
+        volume: String,
+        /// The new length: 4G, 100MiB
+        #[arg(value_parser = parse_bytes)]
+        length: u64,
+        /// Allow it to become shorter
+        #[arg(long)]
+        shrink: bool,
+    },
+    /// Seal a volume as it is now; nothing is copied
+    #[command(after_help = "\
+Examples:
+  infall volume snapshot web1-root
+  infall volume snapshot web1-root --name monday
+  infall volume snapshot web1-root --as s3://images/web1-monday.raw    also an S3 object")]
+    Snapshot {
+        /// The volume
+        volume: String,
+        /// What to call the snapshot [default: its id]
+        #[arg(long)]
+        name: Option<String>,
+        /// Show it as this object, too
+        #[arg(long = "as", value_name = "S3-URL")]
+        publish: Option<String>,
+    },
+    /// Print where a volume, snapshot or image is on NBD
+    #[command(after_help = "\
+Examples:
+  qemu-img info \"$(infall volume url root1)\"
+  qemu-img convert -O qcow2 \"$(infall volume url snap-19d2)\" monday.qcow2
+  nbdinfo \"$(infall volume url debian-12)\"")]
+    Url {
+        /// A volume, snapshot or image
+        name: String,
+    },
+}
+
+/// Asks for a new volume.
+#[derive(Clone, Debug, Args)]
+pub struct Create {
+    /// What to call it
+    name: String,
+    /// Its length: 4G, 100MiB [default: that of the image or snapshot]
+    #[arg(long, short, value_parser = parse_bytes, required_unless_present_any = ["image", "snapshot"])]
+    length: Option<u64>,
+    /// Clone this image
+    #[arg(long)]
+    image: Option<String>,
+    /// Clone this snapshot
+    #[arg(long, conflicts_with = "image")]
+    snapshot: Option<String>,
+}
+
+/// Does it.
+pub async fn run(context: &Context, verb: Verb) -> Outcome {
+    let client = context.client()?;
+    let began = Instant::now();
+    match verb {
+        Verb::Create(arguments) => create(context, &client, arguments).await?,
+        Verb::Ls => list(context, &client).await?,
+        Verb::Show { volume } => {
+            let volume: VolumeInfo = client.get(&Path::new(["volumes", &volume])).await?;
+            context.show(&volume, || {
+                let mut table = Table::new(["name", &volume.name]);
+                table.row(["length", &length(volume.length_bytes)]);
+                table.row(["origin", volume.origin.as_deref().unwrap_or("-")]);
+                table.row(["writer", volume.writer.as_deref().unwrap_or("-")]);
+                table.row(["made", &render::time(volume.created_ms)]);
+                table.to_string()
+            });
+        }
+        Verb::Rm { volume } => {
+            client.delete(&Path::new(["volumes", &volume])).await?;
+            context.show(&serde_json::json!({ "removed": volume }), || format!("{volume}  removed\n"));
+        }
+        Verb::Resize { volume, length: length_bytes, shrink } => {
+            let ask = VolumeResize { length_bytes, shrink };
+            let path = Path::new(["volumes", &volume, "resize"]);
+            let volume: VolumeInfo = client.post(&path, &ask).await?;
+            context.show(&volume, || format!("{}  {}\n", volume.name, length(volume.length_bytes)));
+        }
+        Verb::Snapshot { volume, name, publish } => {
+            let path = Path::new(["volumes", &volume, "snapshot"]);
+            let ask = SnapshotCreate { name, publish };
+            let snapshot: SnapshotInfo = client.post(&path, &ask).await?;
+            let took = render::duration(began.elapsed());
+            context.show(&snapshot, || sealed(&snapshot, &took));
+        }
+        Verb::Url { name } => url(context, &client, &name).await?,
+    }
+    Ok(())
+}
+
+async fn create(context: &Context, client: &Client, arguments: Create) -> Outcome {
+    let began = Instant::now();
+    let origin = match (arguments.image, arguments.snapshot) {
+        (Some(image), _) => Some(OriginName::Image(image)),
+        (None, Some(snapshot)) => Some(OriginName::Snapshot(snapshot)),
+        (None, None) => None,
+    };
+    let ask = VolumeCreate { name: arguments.name, length_bytes: arguments.length, origin };
+    let made: VolumeCreated = client.post(&Path::new(["volumes"]), &ask).await?;
+    let took = render::duration(began.elapsed());
+    context.show(&made, || {
+        let what = match &made.volume.origin {
+            Some(origin) => format!("clone of {origin}  {}", render::copied(&made.copied)),
+            None => "empty".to_owned(),
+        };
+        format!("{}  {}  {what}  {took}\n", made.volume.name, length(made.volume.length_bytes))
+    });
+    Ok(())
+}
+
+async fn list(context: &Context, client: &Client) -> Outcome {
+    let list: VolumeList = client.get(&Path::new(["volumes"])).await?;
+    context.show(&list, || {
+        let mut table = Table::new(["NAME", "LENGTH", "ORIGIN", "WRITER", "MADE"]);
+        for volume in &list.volumes {
+            table.row([
+                volume.name.as_str(),
+                &length(volume.length_bytes),
+                volume.origin.as_deref().unwrap_or("-"),
+                volume.writer.as_deref().unwrap_or("-"),
+                &render::time(volume.created_ms),
+            ]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+fn sealed(snapshot: &SnapshotInfo, took: &str) -> String {
+    let name = if snapshot.name == snapshot.id {
+        snapshot.id.clone()
+    } else {
+        format!("{}  {}", snapshot.id, snapshot.name)
+    };
+    let readable = match &snapshot.published {
+        Some(published) => format!("readable now by S3 ({published}) and NBD"),
+        None => "readable now by NBD".to_owned(),
+    };
+    let shown = render::bytes(snapshot.sealed.length_bytes);
+    format!("{name}  {took}, {shown} shown, 0 B copied; {readable}\n")
+}
+
+/// A volume's own name comes first, then a snapshot's, then an image's.
+async fn url(context: &Context, client: &Client, name: &str) -> Outcome {
+    let socket = match context.config.endpoint() {
+        // The socket is a file of the server's machine, written down beside its data.
+        Some(endpoint) if !render::is_loopback(endpoint) => {
+            let message = format!("the NBD socket of {endpoint} is on another machine");
+            return Err(Failure::new(Exit::Invalid, "volume", message).hint("Run it there"));
+        }
+        _ => ServerFile::read(&context.data()?)?.nbd_socket,
+    };
+    let volume = match client.get::<VolumeInfo>(&Path::new(["volumes", name])).await {
+        Ok(volume) => Ok(volume.name),
+        Err(missing) if missing.exit() == Exit::NotFound => Err(missing),
+        Err(failure) => return Err(failure),
+    };
+    let export = match volume {
+        Ok(volume) => volume,
+        Err(missing) => match client.get::<SnapshotInfo>(&Path::new(["snapshots", name])).await {
+            Ok(snapshot) => snapshot.name,
+            Err(failure) if failure.exit() == Exit::NotFound => {
+                match client.get::<ImageInfo>(&Path::new(["images", name])).await {
+                    Ok(image) => image.names.first().cloned().unwrap_or(image.id),
+                    Err(failure) if failure.exit() == Exit::NotFound => return Err(missing),
+                    Err(failure) => return Err(failure),
+                }
+            }
+            Err(failure) => return Err(failure),
+        },
+    };
+    let url = nbd_url(&export, &socket.display().to_string());
+    context.show(&serde_json::json!({ "url": url }), || format!("{url}\n"));
+    Ok(())
+}
+
+/// NBD URI specification, "NBD URI syntax": `nbd+unix:///export?socket=path`.
+fn nbd_url(export: &str, socket: &str) -> String {
+    let mut url = "nbd+unix:///".to_owned();
+    encode(export, &mut url);
+    url.push_str("?socket=");
+    // Slashes may stand in a query (RFC 3986, 3.4), and people read this one.
+    for (index, part) in socket.split('/').enumerate() {
+        if index > 0 {
+            url.push('/');
+        }
+        encode(part, &mut url);
+    }
+    url
+}
+
+/// `4.0 GiB`, and exactly where rounding hides something.
+pub fn length(bytes: u64) -> String {
+    let round = render::bytes(bytes);
+    match parse_bytes(&round) {
+        Ok(same) if same == bytes => round,
+        _ => format!("{round} ({bytes})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_nbd_url_keeps_any_export_name_apart_from_the_socket() {
+        assert_eq!(nbd_url("root1", "/run/i/nbd.sock"), "nbd+unix:///root1?socket=/run/i/nbd.sock");
+        assert_eq!(nbd_url("a b?c", "/x y/s"), "nbd+unix:///a%20b%3Fc?socket=/x%20y/s");
+    }
+
+    #[test]
+    fn a_length_that_rounding_hides_is_given_in_full() {
+        assert_eq!(length(4 << 30), "4.0 GiB");
+        assert_eq!(length((4 << 30) + 4096), "4.0 GiB (4294971392)");
+    }
+}
