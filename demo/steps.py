@@ -46,6 +46,7 @@ class Demo:
         self.baseline = {}
         self.known = ""
         self.console = None
+        self.snapshot_id = ""
 
     # ---- commands
 
@@ -205,7 +206,8 @@ class Demo:
         with screen.step(8, "infall volume snapshot root1 --as s3://snaps/root1-a.raw") as step:
             self.infall("bucket", "create", "snaps")
             before = self.stats()
-            self.infall("volume", "snapshot", "root1", "--name", "root1-a", "--as", "s3://snaps/root1-a.raw")
+            snapshot = self.json("volume", "snapshot", "root1", "--as", "s3://snaps/root1-a.raw")
+            self.snapshot_id = snapshot["id"]
             copied = self.stats()["written_copy_bytes"] - before["written_copy_bytes"]
             if copied:
                 raise Failed(f"the snapshot copied {copied} bytes; none were promised")
@@ -213,7 +215,7 @@ class Demo:
             file = self.folder / "root1-a.raw"
             self.aws("s3", "cp", "--no-progress", "s3://snaps/root1-a.raw", file)
             by_s3 = sha256_of_file(file)
-            by_nbd = sha256_of_nbd(self.infall("volume", "url", "root1-a").strip())
+            by_nbd = sha256_of_nbd(self.infall("volume", "url", self.snapshot_id).strip())
             if by_s3 != by_nbd:
                 raise Failed(f"sha256 by S3 {by_s3}, over NBD {by_nbd}")
             step.progress("the download on stock QEMU, without Infall")
@@ -248,7 +250,7 @@ class Demo:
         """9: everything since the upload goes, and its bytes with it."""
         with screen.step(9, "removing VM, volume, snapshot, object, images") as step:
             self.infall("vm", "rm", "web1")
-            self.infall("snapshot", "rm", "root1-a")
+            self.infall("snapshot", "rm", self.snapshot_id)
             self.aws("s3", "rm", "s3://snaps/root1-a.raw")
             self.infall("bucket", "rm", "snaps")
             self.infall("volume", "rm", "root1")

@@ -10,7 +10,7 @@ use gateway::api::{BucketCreate, BucketList, ObjectPage};
 
 /// Buckets.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// List buckets, or the objects of one
     #[command(after_help = "\
 Examples:
@@ -21,7 +21,12 @@ Examples:
         /// List the objects of this bucket instead
         bucket: Option<String>,
         /// Only keys that start so
-        #[arg(long, default_value = "", requires = "bucket", hide_default_value = true)]
+        #[arg(
+            long,
+            default_value = "",
+            requires = "bucket",
+            hide_default_value = true
+        )]
         prefix: String,
     },
     /// Make a bucket
@@ -45,7 +50,7 @@ Examples:
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let client = context.client()?;
     match verb {
         Verb::Ls { bucket: None, .. } => {
@@ -58,7 +63,10 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
                 table.to_string()
             });
         }
-        Verb::Ls { bucket: Some(bucket), prefix } => {
+        Verb::Ls {
+            bucket: Some(bucket),
+            prefix,
+        } => {
             let list = objects(&client, &bucket, &prefix).await?;
             context.show(&list, || {
                 let mut table = Table::new(["KEY", "SIZE", "MODIFIED", "ETAG"]);
@@ -73,11 +81,15 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Create { name } => {
             let ask = BucketCreate { name };
             let bucket: Bucket = client.post(&Path::new(["buckets"]), &ask).await?;
-            context.show(&bucket, || format!("{}  s3://{}/\n", bucket.name, bucket.name));
+            context.show(&bucket, || {
+                format!("{}  s3://{}/\n", bucket.name, bucket.name)
+            });
         }
         Verb::Rm { name } => {
             client.delete(&Path::new(["buckets", &name])).await?;
-            context.show(&serde_json::json!({ "removed": name }), || format!("{name}  removed\n"));
+            context.show(&serde_json::json!({ "removed": name }), || {
+                format!("{name}  removed\n")
+            });
         }
     }
     Ok(())
@@ -89,10 +101,16 @@ async fn objects(
     bucket: &str,
     prefix: &str,
 ) -> Outcome<ObjectPage> {
-    let mut all = ObjectPage { objects: Vec::new(), prefixes: Vec::new(), next: None };
+    let mut all = ObjectPage {
+        objects: Vec::new(),
+        prefixes: Vec::new(),
+        next: None,
+    };
     loop {
-        let path = Path::new(["buckets", bucket, "objects"])
-            .query([("prefix", Some(prefix.to_owned())), ("after", all.next.take())]);
+        let path = Path::new(["buckets", bucket, "objects"]).query([
+            ("prefix", Some(prefix.to_owned())),
+            ("after", all.next.take()),
+        ]);
         let page: ObjectPage = client.get(&path).await?;
         all.objects.extend(page.objects);
         all.prefixes.extend(page.prefixes);

@@ -22,22 +22,25 @@ Examples:
   infall check
   infall check --scrub                           also read and verify every live block
   infall --data /srv/infall check --json")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Also read and verify every live block
     #[arg(long)]
     scrub: bool,
 }
 
 /// Does it.
-pub async fn run(context: &Context, arguments: Arguments) -> Outcome {
-    let ask = CheckAsk { scrub: arguments.scrub };
+pub(crate) async fn run(context: &Context, arguments: Arguments) -> Outcome {
+    let ask = CheckAsk {
+        scrub: arguments.scrub,
+    };
     let online = context.config.endpoint().is_some() || ServerFile::read(&context.data()?).is_ok();
     if online {
         let path = Path::new(["store", "check"]);
         match context.client()?.post::<CheckReport>(&path, &ask).await {
             Ok(report) => return conclude(context, &report),
             // A killed server leaves its server.json behind: look for ourselves.
-            Err(gone) if gone.exit() == Exit::Unavailable && context.config.endpoint().is_none() => {}
+            Err(gone)
+                if gone.exit() == Exit::Unavailable && context.config.endpoint().is_none() => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -46,7 +49,10 @@ pub async fn run(context: &Context, arguments: Arguments) -> Outcome {
         let message = format!("no data directory {}", data.display());
         return Err(Failure::new(Exit::NotFound, "store", message).hint("Name one: --data DIR"));
     }
-    let options = blockstore::Options { collector: false, ..context.config.store()? };
+    let options = blockstore::Options {
+        collector: false,
+        ..context.config.store()?
+    };
     let checked = tokio::task::spawn_blocking(move || {
         let store = Store::open(&data, options)?;
         let report = store.check(ask.scrub);
@@ -60,7 +66,7 @@ pub async fn run(context: &Context, arguments: Arguments) -> Outcome {
 }
 
 /// Prints the findings; problems are a failure with exit code 8.
-pub fn conclude(context: &Context, report: &CheckReport) -> Outcome {
+pub(crate) fn conclude(context: &Context, report: &CheckReport) -> Outcome {
     context.show(report, || {
         let mut text = format!(
             "{}, {}, {}, {} · leaked {}",
@@ -71,9 +77,16 @@ pub fn conclude(context: &Context, report: &CheckReport) -> Outcome {
             render::bytes(report.leaked_bytes),
         );
         if report.scrubbed_bytes > 0 {
-            text.push_str(&format!(" · read and verified {}", render::bytes(report.scrubbed_bytes)));
+            text.push_str(&format!(
+                " · read and verified {}",
+                render::bytes(report.scrubbed_bytes)
+            ));
         }
-        text.push_str(if report.problems.is_empty() { " · sound\n" } else { "\n" });
+        text.push_str(if report.problems.is_empty() {
+            " · sound\n"
+        } else {
+            "\n"
+        });
         for problem in &report.problems {
             text.push_str(&format!("problem: {}\n", render::plain(problem)));
         }
@@ -83,6 +96,8 @@ pub fn conclude(context: &Context, report: &CheckReport) -> Outcome {
         return Ok(());
     }
     let found = render::count(report.problems.len() as u64, "problem");
-    Err(Failure::new(Exit::Corrupt, "store", format!("the check found {found}"))
-        .hint("Keep the directory as it is, and restore what is named from a copy"))
+    Err(
+        Failure::new(Exit::Corrupt, "store", format!("the check found {found}"))
+            .hint("Keep the directory as it is, and restore what is named from a copy"),
+    )
 }

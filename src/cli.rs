@@ -29,38 +29,38 @@ Exit codes: infall help exit-codes",
     disable_help_subcommand = false,
     max_term_width = 100
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Flags that every command takes.
     #[command(flatten)]
-    pub global: Global,
+    pub(crate) global: Global,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// Flags that every command takes.
 #[derive(Clone, Debug, Args)]
-pub struct Global {
+pub(crate) struct Global {
     /// Data directory [default: $XDG_DATA_HOME/infall or ~/.local/share/infall; for root /var/lib/infall]
     #[arg(long, global = true, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    pub(crate) data: Option<PathBuf>,
     /// Server to speak to [default: the one that runs on the data directory]
     #[arg(long, global = true, value_name = "URL")]
-    pub endpoint: Option<String>,
+    pub(crate) endpoint: Option<String>,
     /// Configuration file [default: ~/.config/infall/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// Results (stdout) and errors (stderr) as JSON
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// error, warn, info, debug, trace, or a filter such as info,blockstore=debug
     #[arg(long, global = true, value_name = "FILTER")]
-    pub log: Option<String>,
+    pub(crate) log: Option<String>,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the server: S3, JSON API, NBD
     Serve(crate::serve::Arguments),
     /// Buckets: ls, create, rm
@@ -151,7 +151,7 @@ Examples:
 
 /// Settings.
 #[derive(Clone, Copy, Debug, Subcommand)]
-pub enum ConfigVerb {
+pub(crate) enum ConfigVerb {
     /// Read all settings, say what each is and where it comes from
     #[command(after_help = "\
 Examples:
@@ -170,7 +170,7 @@ A file:
 
 impl Command {
     /// Flags of the command that are settings.
-    pub fn settings(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Serve(arguments) => arguments.settings(),
             _ => Vec::new(),
@@ -180,12 +180,18 @@ impl Command {
 
 impl Global {
     /// Flags that are settings.
-    pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let data = self.data.as_ref().map(|data| ("data", data.display().to_string()));
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
+        let data = self
+            .data
+            .as_ref()
+            .map(|data| ("data", data.display().to_string()));
         let endpoint = self.endpoint.clone().map(|endpoint| ("endpoint", endpoint));
         let log = self.log.clone().map(|log| ("log.level", log));
         let all: Vec<_> = [data, endpoint, log].into_iter().flatten().collect();
-        debug_assert!(all.iter().all(|(key, _)| SETTINGS.iter().any(|known| known.key == *key)));
+        debug_assert!(
+            all.iter()
+                .all(|(key, _)| SETTINGS.iter().any(|known| known.key == *key))
+        );
         all
     }
 }
@@ -204,15 +210,27 @@ mod tests {
     fn every_verb_teaches_by_example() {
         fn walk(path: &str, command: &clap::Command) {
             if command.has_subcommands() {
-                for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                for inner in command
+                    .get_subcommands()
+                    .filter(|inner| inner.get_name() != "help")
+                {
                     walk(&format!("{path} {}", inner.get_name()), inner);
                 }
                 return;
             }
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             assert!(help.contains("Examples:"), "{path} has no examples");
-            assert!(help.contains("infall "), "{path}'s examples do not show the command");
-            assert!(command.get_about().is_some(), "{path} does not say what it does");
+            assert!(
+                help.contains("infall "),
+                "{path}'s examples do not show the command"
+            );
+            assert!(
+                command.get_about().is_some(),
+                "{path} does not say what it does"
+            );
         }
         walk("infall", &Cli::command());
     }

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Speaks to one server with one key.
-pub struct Client {
+pub(crate) struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     server: String,
     authorization: String,
@@ -23,7 +23,7 @@ pub struct Client {
 
 impl Client {
     /// `server` is `http://host:port`.
-    pub fn new(server: &str, credentials: &Credentials) -> Outcome<Self> {
+    pub(crate) fn new(server: &str, credentials: &Credentials) -> Outcome<Self> {
         if !server.starts_with("http://") {
             let message = format!("endpoint {server:?} is not http://host:port");
             return Err(Failure::new(Exit::Usage, "endpoint", message));
@@ -31,17 +31,24 @@ impl Client {
         Ok(Self {
             http: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http(),
             server: server.trim_end_matches('/').to_owned(),
-            authorization: format!("Bearer {}:{}", credentials.access_key, credentials.secret_key),
+            authorization: format!(
+                "Bearer {}:{}",
+                credentials.access_key, credentials.secret_key
+            ),
         })
     }
 
     /// Reads.
-    pub async fn get<T: DeserializeOwned>(&self, path: &Path) -> Outcome<T> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &Path) -> Outcome<T> {
         self.json(Method::GET, path, None).await
     }
 
     /// Makes or does.
-    pub async fn post<T: DeserializeOwned>(&self, path: &Path, ask: &impl Serialize) -> Outcome<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &Path,
+        ask: &impl Serialize,
+    ) -> Outcome<T> {
         let body = serde_json::to_vec(ask).map_err(|error| {
             Failure::new(Exit::Internal, "request", "the request is no JSON").because(error)
         })?;
@@ -49,12 +56,12 @@ impl Client {
     }
 
     /// Removes.
-    pub async fn delete(&self, path: &Path) -> Outcome {
+    pub(crate) async fn delete(&self, path: &Path) -> Outcome {
         self.send(Method::DELETE, path, None).await.map(drop)
     }
 
     /// Removes, and reads what went.
-    pub async fn delete_for<T: DeserializeOwned>(&self, path: &Path) -> Outcome<T> {
+    pub(crate) async fn delete_for<T: DeserializeOwned>(&self, path: &Path) -> Outcome<T> {
         self.json(Method::DELETE, path, None).await
     }
 
@@ -66,7 +73,10 @@ impl Client {
     ) -> Outcome<T> {
         let answer = self.send(method, path, body).await?;
         serde_json::from_slice(&answer).map_err(|error| {
-            let message = format!("{} answered something else than this infall expects", self.server);
+            let message = format!(
+                "{} answered something else than this infall expects",
+                self.server
+            );
             Failure::new(Exit::Internal, "server", message)
                 .because(error)
                 .hint("Compare: infall --version on both sides")
@@ -88,7 +98,11 @@ impl Client {
         let request = request
             .body(Full::new(body.unwrap_or_default().into()))
             .map_err(|error| wrong(&error))?;
-        let response = self.http.request(request).await.map_err(|error| self.unreachable(&error))?;
+        let response = self
+            .http
+            .request(request)
+            .await
+            .map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -106,7 +120,10 @@ impl Client {
         let mut body = body.unwrap_or_else(|_| ErrorBody {
             kind: "internal".into(),
             subject: "server".into(),
-            message: format!("{} answered {status}, but not as an Infall server does", self.server),
+            message: format!(
+                "{} answered {status}, but not as an Infall server does",
+                self.server
+            ),
             ..ErrorBody::default()
         });
         if status == StatusCode::UNAUTHORIZED {
@@ -120,19 +137,23 @@ impl Client {
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
-        Failure::new(Exit::Unavailable, "server", format!("no server answers at {}", self.server))
-            .because(cause)
-            .hint("Start it: infall serve")
+        Failure::new(
+            Exit::Unavailable,
+            "server",
+            format!("no server answers at {}", self.server),
+        )
+        .because(cause)
+        .hint("Start it: infall serve")
     }
 }
 
 /// A path below the API's prefix, with names made safe for a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path(String);
+pub(crate) struct Path(String);
 
 impl Path {
     /// Segments, each any text.
-    pub fn new<'a>(segments: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(segments: impl IntoIterator<Item = &'a str>) -> Self {
         let mut path = String::new();
         for segment in segments {
             path.push('/');
@@ -143,7 +164,10 @@ impl Path {
 
     /// The same with a query; absent values are left out.
     #[must_use]
-    pub fn query<'a>(mut self, pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> Self {
+    pub(crate) fn query<'a>(
+        mut self,
+        pairs: impl IntoIterator<Item = (&'a str, Option<String>)>,
+    ) -> Self {
         let mut mark = '?';
         for (name, value) in pairs {
             let Some(value) = value else { continue };
@@ -158,11 +182,12 @@ impl Path {
 }
 
 /// Percent-encodes all but the unreserved characters (RFC 3986, 2.3).
-pub fn encode(text: &str, out: &mut String) {
+pub(crate) fn encode(text: &str, out: &mut String) {
     // A segment of dots alone would be resolved away (RFC 3986, 5.2.4).
     let dots = text == "." || text == "..";
     for byte in text.bytes() {
-        let plain = byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && !dots);
+        let plain =
+            byte.is_ascii_alphanumeric() || b"-_~".contains(&byte) || (byte == b'.' && !dots);
         if plain {
             out.push(char::from(byte));
         } else {
@@ -177,16 +202,29 @@ mod tests {
 
     #[test]
     fn any_name_makes_one_segment_of_a_url() {
-        assert_eq!(Path::new(["volumes", "a/b c?d#e"]).0, "/volumes/a%2Fb%20c%3Fd%23e");
+        assert_eq!(
+            Path::new(["volumes", "a/b c?d#e"]).0,
+            "/volumes/a%2Fb%20c%3Fd%23e"
+        );
         assert_eq!(Path::new(["volumes", ".."]).0, "/volumes/%2E%2E");
-        assert_eq!(Path::new(["images", "debian-12.raw"]).0, "/images/debian-12.raw");
-        let path = Path::new(["events"]).query([("after", Some("7".into())), ("max", None), ("x", Some("&".into()))]);
+        assert_eq!(
+            Path::new(["images", "debian-12.raw"]).0,
+            "/images/debian-12.raw"
+        );
+        let path = Path::new(["events"]).query([
+            ("after", Some("7".into())),
+            ("max", None),
+            ("x", Some("&".into())),
+        ]);
         assert_eq!(path.0, "/events?after=7&x=%26");
     }
 
     #[test]
     fn an_endpoint_that_is_no_http_url_is_a_usage_error() {
-        let pair = Credentials { access_key: "a".into(), secret_key: "b".into() };
+        let pair = Credentials {
+            access_key: "a".into(),
+            secret_key: "b".into(),
+        };
         for server in ["127.0.0.1:9000", "https://x", ""] {
             let failure = Client::new(server, &pair).err().unwrap();
             assert_eq!(failure.exit(), Exit::Usage);

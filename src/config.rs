@@ -13,19 +13,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// One setting.
-pub struct Setting {
+pub(crate) struct Setting {
     /// Its key in the file, dotted.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// Its name in the environment.
-    pub env: &'static str,
+    pub(crate) env: &'static str,
     /// What stands where nothing is said; empty: worked out, or off.
-    pub default: &'static str,
+    pub(crate) default: &'static str,
     /// What it does.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
 }
 
 /// All settings.
-pub const SETTINGS: &[Setting] = &[
+pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "data",
         env: "INFALL_DATA",
@@ -108,7 +108,7 @@ pub const SETTINGS: &[Setting] = &[
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The table above.
     Default,
     /// The file.
@@ -132,20 +132,26 @@ impl std::fmt::Display for Origin {
 
 /// All settings with their values.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// The file that was read, if any.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     values: BTreeMap<&'static str, (String, Origin)>,
 }
 
 /// Reads a variable of the environment.
-pub type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl Config {
     /// Reads `file` (an error if it is not there), or else the default file if there is one, then
     /// the environment, then `flags` (key and value).
-    pub fn load(file: Option<&Path>, env: Env<'_>, flags: &[(&'static str, String)]) -> Outcome<Self> {
-        let asked = file.map(Path::to_owned).or_else(|| env("INFALL_CONFIG").map(PathBuf::from));
+    pub(crate) fn load(
+        file: Option<&Path>,
+        env: Env<'_>,
+        flags: &[(&'static str, String)],
+    ) -> Outcome<Self> {
+        let asked = file
+            .map(Path::to_owned)
+            .or_else(|| env("INFALL_CONFIG").map(PathBuf::from));
         let path = match asked {
             Some(path) => Some(path),
             None => default_file(env).filter(|path| path.is_file()),
@@ -155,11 +161,10 @@ impl Config {
             Some(path) => std::fs::read_to_string(path)
                 .map_err(|error| Failure::io(format_args!("read {}", path.display()), &error))?,
         };
-        let mut config = Self::parse(&text, env, flags)
-            .map_err(|failure| match &path {
-                Some(path) => failure.hint(format!("The file is {}", path.display())),
-                None => failure,
-            })?;
+        let mut config = Self::parse(&text, env, flags).map_err(|failure| match &path {
+            Some(path) => failure.hint(format!("The file is {}", path.display())),
+            None => failure,
+        })?;
         config.file = path;
         config.validate()?;
         Ok(config)
@@ -204,7 +209,7 @@ impl Config {
     }
 
     /// Key, value, origin, help, in the table's order.
-    pub fn rows(&self) -> impl Iterator<Item = (&'static Setting, &str, &Origin)> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static Setting, &str, &Origin)> {
         SETTINGS.iter().filter_map(|setting| {
             let (value, origin) = self.values.get(setting.key)?;
             Some((setting, value.as_str(), origin))
@@ -216,7 +221,10 @@ impl Config {
     }
 
     fn wrong(&self, key: &str, expected: &str) -> Failure {
-        let (value, origin) = self.values.get(key).map_or(("", &Origin::Default), |(v, o)| (v, o));
+        let (value, origin) = self
+            .values
+            .get(key)
+            .map_or(("", &Origin::Default), |(v, o)| (v, o));
         let message = format!("{key} = {value:?} (from {origin}) is not {expected}");
         Failure::new(Exit::Usage, "config", message).hint("See all: infall config check")
     }
@@ -232,12 +240,14 @@ impl Config {
     fn bytes(&self, key: &str) -> Outcome<Option<u64>> {
         match self.text(key) {
             "" => Ok(None),
-            text => parse_bytes(text).map(Some).map_err(|_| self.wrong(key, "a size such as 64MiB")),
+            text => parse_bytes(text)
+                .map(Some)
+                .map_err(|_| self.wrong(key, "a size such as 64MiB")),
         }
     }
 
     /// The data directory; `root` is whether the superuser asks.
-    pub fn data(&self, env: Env<'_>, root: bool) -> Outcome<PathBuf> {
+    pub(crate) fn data(&self, env: Env<'_>, root: bool) -> Outcome<PathBuf> {
         let named = self.text("data");
         if !named.is_empty() {
             return Ok(PathBuf::from(named));
@@ -246,49 +256,59 @@ impl Config {
         if root && env("XDG_DATA_HOME").is_none() {
             return Ok(PathBuf::from("/var/lib/infall"));
         }
-        base(env, "XDG_DATA_HOME", ".local/share").map(|base| base.join("infall")).ok_or_else(|| {
-            Failure::new(Exit::Usage, "config", "no data directory: $HOME and $XDG_DATA_HOME are unset")
+        base(env, "XDG_DATA_HOME", ".local/share")
+            .map(|base| base.join("infall"))
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::Usage,
+                    "config",
+                    "no data directory: $HOME and $XDG_DATA_HOME are unset",
+                )
                 .hint("Name one: --data DIR")
-        })
+            })
     }
 
     /// The server that commands speak to, if one was named.
-    pub fn endpoint(&self) -> Option<&str> {
+    pub(crate) fn endpoint(&self) -> Option<&str> {
         Some(self.text("endpoint")).filter(|text| !text.is_empty())
     }
 
     /// Where S3 and the JSON API listen.
-    pub fn listen(&self) -> Outcome<SocketAddr> {
+    pub(crate) fn listen(&self) -> Outcome<SocketAddr> {
         self.text("serve.listen")
             .parse()
             .map_err(|_| self.wrong("serve.listen", "an address and port such as 127.0.0.1:9000"))
     }
 
     /// Where NBD listens on TCP, if it does.
-    pub fn nbd_tcp(&self) -> Outcome<Option<SocketAddr>> {
+    pub(crate) fn nbd_tcp(&self) -> Outcome<Option<SocketAddr>> {
         match self.text("serve.nbd_tcp") {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                self.wrong("serve.nbd_tcp", "an address and port such as 127.0.0.1:10809")
+                self.wrong(
+                    "serve.nbd_tcp",
+                    "an address and port such as 127.0.0.1:10809",
+                )
             }),
         }
     }
 
     /// The region that S3 clients sign for.
-    pub fn region(&self) -> &str {
+    pub(crate) fn region(&self) -> &str {
         self.text("serve.region")
     }
 
     /// How long a stopping server lets requests finish.
-    pub fn shutdown_deadline(&self) -> Outcome<Duration> {
-        let seconds = self.text("serve.shutdown_seconds").parse().map_err(|_| {
-            self.wrong("serve.shutdown_seconds", "a number of seconds")
-        })?;
+    pub(crate) fn shutdown_deadline(&self) -> Outcome<Duration> {
+        let seconds = self
+            .text("serve.shutdown_seconds")
+            .parse()
+            .map_err(|_| self.wrong("serve.shutdown_seconds", "a number of seconds"))?;
         Ok(Duration::from_secs(seconds))
     }
 
     /// How the store is opened.
-    pub fn store(&self) -> Outcome<blockstore::Options> {
+    pub(crate) fn store(&self) -> Outcome<blockstore::Options> {
         let mut options = blockstore::Options::default();
         if let Some(bytes) = self.bytes("store.segment")? {
             options.segment_bytes = bytes;
@@ -297,31 +317,31 @@ impl Config {
             options.reserve_bytes = bytes;
         }
         if let Some(bytes) = self.bytes("store.cache")? {
-            options.cache_bytes =
-                usize::try_from(bytes).map_err(|_| self.wrong("store.cache", "a size that fits memory"))?;
+            options.cache_bytes = usize::try_from(bytes)
+                .map_err(|_| self.wrong("store.cache", "a size that fits memory"))?;
         }
         options.collector = self.flag("store.collector")?;
         Ok(options)
     }
 
     /// The libvirt connection.
-    pub fn vm_uri(&self) -> &str {
+    pub(crate) fn vm_uri(&self) -> &str {
         self.text("vm.uri")
     }
 
     /// The log's filter.
-    pub fn log_level(&self) -> &str {
+    pub(crate) fn log_level(&self) -> &str {
         self.text("log.level")
     }
 
     /// Whether log lines are JSON.
-    pub fn log_json(&self) -> bool {
+    pub(crate) fn log_json(&self) -> bool {
         self.flag("log.json").unwrap_or(false)
     }
 }
 
 /// The file read when none is named.
-pub fn default_file(env: Env<'_>) -> Option<PathBuf> {
+pub(crate) fn default_file(env: Env<'_>) -> Option<PathBuf> {
     Some(base(env, "XDG_CONFIG_HOME", ".config")?.join("infall/config.toml"))
 }
 
@@ -330,7 +350,11 @@ fn base(env: Env<'_>, variable: &str, below_home: &str) -> Option<PathBuf> {
     env(variable)
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
-        .or_else(|| env("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(below_home)))
+        .or_else(|| {
+            env("HOME")
+                .filter(|home| !home.is_empty())
+                .map(|home| Path::new(&home).join(below_home))
+        })
 }
 
 fn known(key: &str) -> Outcome<&'static str> {
@@ -347,7 +371,11 @@ fn known(key: &str) -> Outcome<&'static str> {
 /// Dotted keys and plain values of a table.
 fn flatten(prefix: &str, table: &toml::Table, found: &mut Vec<(String, String)>) -> Outcome {
     for (name, value) in table {
-        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        let key = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
         match value {
             toml::Value::Table(inner) => flatten(&key, inner, found)?,
             toml::Value::String(text) => found.push((key, text.clone())),
@@ -355,7 +383,8 @@ fn flatten(prefix: &str, table: &toml::Table, found: &mut Vec<(String, String)>)
             toml::Value::Boolean(flag) => found.push((key, flag.to_string())),
             toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) => {
                 let key = known(&key)?;
-                let message = format!("{key} = {value} is neither text, a whole number, nor true or false");
+                let message =
+                    format!("{key} = {value} is neither text, a whole number, nor true or false");
                 return Err(Failure::new(Exit::Usage, "config", message));
             }
         }
@@ -384,7 +413,10 @@ mod tests {
         assert_eq!(config.listen().unwrap().port(), 3);
         assert_eq!(config.region(), "eu-2");
         assert_eq!(config.shutdown_deadline().unwrap(), Duration::from_secs(3));
-        let origins: Vec<String> = config.rows().map(|(_, _, origin)| origin.to_string()).collect();
+        let origins: Vec<String> = config
+            .rows()
+            .map(|(_, _, origin)| origin.to_string())
+            .collect();
         for origin in ["default", "file", "$INFALL_REGION", "flag"] {
             assert!(origins.iter().any(|found| found == origin), "{origin}");
         }
@@ -395,7 +427,10 @@ mod tests {
         let failure = Config::parse("[serve]\nlistn = \"x\"\n", &nothing, &[]).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         let text = failure.to_string();
-        assert!(text.contains("\"serve.listn\" (nearest: serve.listen)"), "{text}");
+        assert!(
+            text.contains("\"serve.listn\" (nearest: serve.listen)"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -403,9 +438,18 @@ mod tests {
         let env = |name: &str| (name == "INFALL_STORE_CACHE").then(|| "much".to_owned());
         let config = Config::parse("", &env, &[]).unwrap();
         let text = config.validate().unwrap_err().to_string();
-        assert!(text.contains("store.cache = \"much\" (from $INFALL_STORE_CACHE)"), "{text}");
+        assert!(
+            text.contains("store.cache = \"much\" (from $INFALL_STORE_CACHE)"),
+            "{text}"
+        );
         let config = Config::parse("[log]\njson = 7\n", &nothing, &[]).unwrap();
-        assert!(config.validate().unwrap_err().to_string().contains("true or false"));
+        assert!(
+            config
+                .validate()
+                .unwrap_err()
+                .to_string()
+                .contains("true or false")
+        );
     }
 
     #[test]
@@ -420,13 +464,28 @@ mod tests {
         let xdg = |name: &str| (name == "XDG_DATA_HOME").then(|| "/x".to_owned());
         assert_eq!(config.data(&xdg, true).unwrap(), Path::new("/x/infall"));
         let home = |name: &str| (name == "HOME").then(|| "/h".to_owned());
-        assert_eq!(config.data(&home, false).unwrap(), Path::new("/h/.local/share/infall"));
-        assert_eq!(config.data(&home, true).unwrap(), Path::new("/var/lib/infall"));
-        assert!(config.data(&nothing, false).unwrap_err().to_string().contains("--data"));
+        assert_eq!(
+            config.data(&home, false).unwrap(),
+            Path::new("/h/.local/share/infall")
+        );
+        assert_eq!(
+            config.data(&home, true).unwrap(),
+            Path::new("/var/lib/infall")
+        );
+        assert!(
+            config
+                .data(&nothing, false)
+                .unwrap_err()
+                .to_string()
+                .contains("--data")
+        );
     }
 
     #[test]
     fn every_default_makes_sense() {
-        Config::parse("", &nothing, &[]).unwrap().validate().unwrap();
+        Config::parse("", &nothing, &[])
+            .unwrap()
+            .validate()
+            .unwrap();
     }
 }

@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// What to do with the console.
 #[derive(Clone, Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The instance
     name: String,
     /// Print so many of the last lines
@@ -32,23 +32,34 @@ pub struct Arguments {
 }
 
 /// Does it.
-pub async fn run(context: &Context, client: &Client, arguments: &Arguments) -> Outcome {
+pub(crate) async fn run(context: &Context, client: &Client, arguments: &Arguments) -> Outcome {
     let path = Path::new(["vms", &arguments.name, "console"])
         .query([("lines", Some(arguments.lines.to_string()))]);
     let console: vmctl::Console = client.get(&path).await?;
     if arguments.attach {
         let terminal = console.terminal.ok_or_else(|| {
-            let message = format!("instance {:?} does not run, so nobody reads what you type", arguments.name);
+            let message = format!(
+                "instance {:?} does not run, so nobody reads what you type",
+                arguments.name
+            );
             Failure::new(Exit::Conflict, "instance", message)
                 .hint(format!("Start it: infall vm start {}", arguments.name))
         })?;
         let opened = File::options().read(true).write(true).open(&terminal);
         let opened = opened.map_err(|error| elsewhere(&terminal, &error))?;
-        return tokio::task::spawn_blocking(move || attach(&opened)).await.map_err(|error| {
-            Failure::new(Exit::Internal, "console", "the console broke off").because(error)
-        })?;
+        return tokio::task::spawn_blocking(move || attach(&opened))
+            .await
+            .map_err(|error| {
+                Failure::new(Exit::Internal, "console", "the console broke off").because(error)
+            })?;
     }
-    context.show(&console, || console.lines.iter().map(|line| format!("{}\n", readable(line))).collect());
+    context.show(&console, || {
+        console
+            .lines
+            .iter()
+            .map(|line| format!("{}\n", readable(line)))
+            .collect()
+    });
     if arguments.follow {
         follow(&console.log).await?;
     }
@@ -57,7 +68,10 @@ pub async fn run(context: &Context, client: &Client, arguments: &Arguments) -> O
 
 /// What a guest writes may not steer the terminal of who reads it; tabs may stay.
 fn readable(line: &str) -> String {
-    line.split('\t').map(render::plain).collect::<Vec<_>>().join("\t")
+    line.split('\t')
+        .map(render::plain)
+        .collect::<Vec<_>>()
+        .join("\t")
 }
 
 async fn follow(log: &std::path::Path) -> Outcome {
@@ -90,7 +104,11 @@ fn attach(terminal: &File) -> Outcome {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = output.read(&mut buffer) {
             let mut screen = io::stdout().lock();
-            if screen.write_all(&buffer[..count]).and_then(|()| screen.flush()).is_err() {
+            if screen
+                .write_all(&buffer[..count])
+                .and_then(|()| screen.flush())
+                .is_err()
+            {
                 break;
             }
         }
@@ -101,7 +119,9 @@ fn attach(terminal: &File) -> Outcome {
         let count = keys.read(&mut buffer).map_err(failed)?;
         let typed = &buffer[..count];
         let left = typed.iter().position(|byte| *byte == LEAVE);
-        input.write_all(&typed[..left.unwrap_or(count)]).map_err(failed)?;
+        input
+            .write_all(&typed[..left.unwrap_or(count)])
+            .map_err(failed)?;
         if left.is_some() || count == 0 {
             return Ok(());
         }

@@ -12,36 +12,40 @@ use std::path::PathBuf;
 
 /// Settings and output.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// All settings.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Whether results are JSON.
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Context {
     /// Reads the settings; `flags` are those of the command itself.
-    pub fn new(global: &Global, flags: &[(&'static str, String)]) -> Outcome<Self> {
+    pub(crate) fn new(global: &Global, flags: &[(&'static str, String)]) -> Outcome<Self> {
         let mut all = global.settings();
         all.extend_from_slice(flags);
         let config = Config::load(global.config.as_deref(), &variable, &all)?;
-        Ok(Self { config, json: global.json })
+        Ok(Self {
+            config,
+            json: global.json,
+        })
     }
 
     /// The data directory.
-    pub fn data(&self) -> Outcome<PathBuf> {
-        self.config.data(&variable, rustix::process::geteuid().is_root())
+    pub(crate) fn data(&self) -> Outcome<PathBuf> {
+        self.config
+            .data(&variable, rustix::process::geteuid().is_root())
     }
 
     /// The way to the server, and whose key is shown there.
-    pub fn client(&self) -> Outcome<Client> {
+    pub(crate) fn client(&self) -> Outcome<Client> {
         let server = self.server_url()?;
         let credentials = self.credentials(&server)?;
         Client::new(&server, &credentials)
     }
 
     /// Where the server is: as named, else as the one on the data directory wrote it down.
-    pub fn server_url(&self) -> Outcome<String> {
+    pub(crate) fn server_url(&self) -> Outcome<String> {
         if let Some(endpoint) = self.config.endpoint() {
             return Ok(endpoint.trim_end_matches('/').to_owned());
         }
@@ -49,10 +53,13 @@ impl Context {
     }
 
     /// The key pair: from the environment, else from the data directory.
-    pub fn credentials(&self, server: &str) -> Outcome<Credentials> {
+    pub(crate) fn credentials(&self, server: &str) -> Outcome<Credentials> {
         match (variable("INFALL_ACCESS_KEY"), variable("INFALL_SECRET_KEY")) {
             (Some(access_key), Some(secret_key)) => {
-                return Ok(Credentials { access_key, secret_key });
+                return Ok(Credentials {
+                    access_key,
+                    secret_key,
+                });
             }
             (None, None) => {}
             _ => {
@@ -64,7 +71,10 @@ impl Context {
         let data = self.data()?;
         // The key of this machine's server is not shown to whoever listens elsewhere.
         if !render::is_loopback(server) {
-            let message = format!("no key for {server}: that of {} stays on this machine", data.display());
+            let message = format!(
+                "no key for {server}: that of {} stays on this machine",
+                data.display()
+            );
             return Err(Failure::new(Exit::Denied, "credentials", message)
                 .hint("Set INFALL_ACCESS_KEY and INFALL_SECRET_KEY"));
         }
@@ -79,7 +89,7 @@ impl Context {
     }
 
     /// Prints a result: as JSON, or as `human` writes it.
-    pub fn show<T: Serialize + ?Sized>(&self, result: &T, human: impl FnOnce() -> String) {
+    pub(crate) fn show<T: Serialize + ?Sized>(&self, result: &T, human: impl FnOnce() -> String) {
         if self.json {
             let text = serde_json::to_string_pretty(result).unwrap_or_default();
             render::print(&format!("{text}\n"));
@@ -90,7 +100,7 @@ impl Context {
 }
 
 /// Reads the pair, or makes it; the flag says whether it was made now.
-pub fn load_credentials(path: &std::path::Path) -> Outcome<(Credentials, bool)> {
+pub(crate) fn load_credentials(path: &std::path::Path) -> Outcome<(Credentials, bool)> {
     Credentials::load_or_create(path).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         let failure = Failure::new(Exit::Denied, "credentials", error.to_string());

@@ -48,20 +48,35 @@ struct Finding {
 
 impl Finding {
     fn good(what: &'static str, found: impl Into<String>) -> Self {
-        Self { what, grade: Grade::Good, found: found.into(), next: String::new() }
+        Self {
+            what,
+            grade: Grade::Good,
+            found: found.into(),
+            next: String::new(),
+        }
     }
 
     fn lacking(what: &'static str, found: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { what, grade: Grade::Lacking, found: found.into(), next: next.into() }
+        Self {
+            what,
+            grade: Grade::Lacking,
+            found: found.into(),
+            next: next.into(),
+        }
     }
 
     fn bad(what: &'static str, found: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { what, grade: Grade::Bad, found: found.into(), next: next.into() }
+        Self {
+            what,
+            grade: Grade::Bad,
+            found: found.into(),
+            next: next.into(),
+        }
     }
 }
 
 /// Looks at everything; exit code 3 if something is bad.
-pub async fn run(context: &Context) -> Outcome {
+pub(crate) async fn run(context: &Context) -> Outcome {
     let data = context.data()?;
     let mut findings = vec![directory(&data), space(&data)];
     findings.push(server(context, &data).await);
@@ -71,7 +86,10 @@ pub async fn run(context: &Context) -> Outcome {
     findings.extend(TOOLS.map(|(name, purpose, package)| tool(name, purpose, package)));
     findings.push(clock());
     context.show(&findings, || lines(&findings));
-    let bad = findings.iter().filter(|finding| finding.grade == Grade::Bad).count();
+    let bad = findings
+        .iter()
+        .filter(|finding| finding.grade == Grade::Bad)
+        .count();
     if bad == 0 {
         return Ok(());
     }
@@ -87,7 +105,11 @@ fn lines(findings: &[Finding]) -> String {
             Grade::Lacking => "lacking",
             Grade::Bad => "bad    ",
         };
-        text.push_str(&format!("{mark}  {:<18}  {}\n", finding.what, render::plain(&finding.found)));
+        text.push_str(&format!(
+            "{mark}  {:<18}  {}\n",
+            finding.what,
+            render::plain(&finding.found)
+        ));
         if !finding.next.is_empty() {
             text.push_str(&format!("{:27}  → {}\n", "", finding.next));
         }
@@ -99,9 +121,11 @@ fn directory(data: &FilePath) -> Finding {
     const WHAT: &str = "data directory";
     let shown = data.display();
     match std::fs::metadata(data) {
-        Ok(about) if !about.is_dir() => {
-            Finding::bad(WHAT, format!("{shown} is not a directory"), "choose another: --data DIR")
-        }
+        Ok(about) if !about.is_dir() => Finding::bad(
+            WHAT,
+            format!("{shown} is not a directory"),
+            "choose another: --data DIR",
+        ),
         Ok(_) => match rustix::fs::access(data, rustix::fs::Access::WRITE_OK) {
             Ok(()) => Finding::good(WHAT, shown.to_string()),
             Err(error) => Finding::bad(
@@ -111,26 +135,38 @@ fn directory(data: &FilePath) -> Finding {
             ),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => match existing(data) {
-            Some(parent) if rustix::fs::access(&parent, rustix::fs::Access::WRITE_OK).is_err() => Finding::bad(
-                WHAT,
-                format!("{shown} cannot be made in {}", parent.display()),
-                "make it, or choose another: --data DIR",
-            ),
+            Some(parent) if rustix::fs::access(&parent, rustix::fs::Access::WRITE_OK).is_err() => {
+                Finding::bad(
+                    WHAT,
+                    format!("{shown} cannot be made in {}", parent.display()),
+                    "make it, or choose another: --data DIR",
+                )
+            }
             _ => Finding::good(WHAT, format!("{shown} (infall serve will make it)")),
         },
-        Err(error) => Finding::bad(WHAT, format!("{shown}: {error}"), "choose another: --data DIR"),
+        Err(error) => Finding::bad(
+            WHAT,
+            format!("{shown}: {error}"),
+            "choose another: --data DIR",
+        ),
     }
 }
 
 /// The nearest directory above that exists.
 fn existing(path: &FilePath) -> Option<PathBuf> {
-    path.ancestors().find(|ancestor| ancestor.is_dir()).map(FilePath::to_owned)
+    path.ancestors()
+        .find(|ancestor| ancestor.is_dir())
+        .map(FilePath::to_owned)
 }
 
 fn space(data: &FilePath) -> Finding {
     const WHAT: &str = "disk space";
     let Some(place) = existing(data) else {
-        return Finding::bad(WHAT, "no directory to look at", "choose another: --data DIR");
+        return Finding::bad(
+            WHAT,
+            "no directory to look at",
+            "choose another: --data DIR",
+        );
     };
     match rustix::fs::statvfs(&place) {
         Ok(about) => {
@@ -142,14 +178,21 @@ fn space(data: &FilePath) -> Finding {
                 Finding::bad(WHAT, found, "free some, or choose another disk: --data DIR")
             }
         }
-        Err(error) => Finding::bad(WHAT, format!("{}: {error}", place.display()), "look at the disk"),
+        Err(error) => Finding::bad(
+            WHAT,
+            format!("{}: {error}", place.display()),
+            "look at the disk",
+        ),
     }
 }
 
 async fn server(context: &Context, data: &FilePath) -> Finding {
     const WHAT: &str = "server";
     if context.config.endpoint().is_none() && ServerFile::read(data).is_err() {
-        return Finding::good(WHAT, "none runs on this data directory (start: infall serve)");
+        return Finding::good(
+            WHAT,
+            "none runs on this data directory (start: infall serve)",
+        );
     }
     let asked = match context.client() {
         Ok(client) => client.get::<StoreStatus>(&Path::new(["store"])).await,
@@ -157,7 +200,10 @@ async fn server(context: &Context, data: &FilePath) -> Finding {
     };
     match asked {
         Ok(status) => match status.stats.refusing {
-            None => Finding::good(WHAT, format!("infall {} on {}", status.version, status.directory)),
+            None => Finding::good(
+                WHAT,
+                format!("infall {} on {}", status.version, status.directory),
+            ),
             Some(why) => Finding::bad(
                 WHAT,
                 format!("refuses writes: {why}"),
@@ -175,9 +221,13 @@ async fn libvirt(uri: String) -> Finding {
     const WHAT: &str = "libvirt";
     let asked = tokio::task::spawn_blocking(move || Hypervisor::new(&uri).facts()).await;
     match asked {
-        Ok(Ok(facts)) => {
-            Finding::good(WHAT, format!("libvirt {}, QEMU {} at {}", facts.libvirt, facts.qemu, facts.uri))
-        }
+        Ok(Ok(facts)) => Finding::good(
+            WHAT,
+            format!(
+                "libvirt {}, QEMU {} at {}",
+                facts.libvirt, facts.qemu, facts.uri
+            ),
+        ),
         Ok(Err(error)) => Finding::lacking(
             WHAT,
             error.chain(),
@@ -200,13 +250,19 @@ async fn kvm(context: &Context, data: &FilePath) -> Finding {
         Ok(client) if runs => client.get(&Path::new(["hosts"])).await.ok(),
         _ => None,
     };
-    match hosts.and_then(|list| list.hosts.into_iter().next()).map(|host| host.verdict) {
+    match hosts
+        .and_then(|list| list.hosts.into_iter().next())
+        .map(|host| host.verdict)
+    {
         Some(verdict) if verdict.accelerator == vmctl::domain::Accelerator::Kvm => {
             Finding::good(WHAT, verdict.why)
         }
         Some(verdict) => Finding::lacking(
             WHAT,
-            format!("{}; guests run under TCG, some ten times slower", verdict.why),
+            format!(
+                "{}; guests run under TCG, some ten times slower",
+                verdict.why
+            ),
             "nested virtualization may be off or paravirtual here",
         ),
         None => Finding::good(
@@ -236,7 +292,11 @@ fn fuse() -> Finding {
 fn tool(name: &'static str, purpose: &str, package: &str) -> Finding {
     match find(name) {
         Some(path) => Finding::good(name, path.display().to_string()),
-        None => Finding::lacking(name, format!("not found; {purpose}"), format!("apt-get install {package}")),
+        None => Finding::lacking(
+            name,
+            format!("not found; {purpose}"),
+            format!("apt-get install {package}"),
+        ),
     }
 }
 
@@ -244,15 +304,20 @@ fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Administrators' programs, which a user's PATH may lack.
     let more = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
-    std::env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|file| {
-        file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
-    })
+    std::env::split_paths(&path)
+        .chain(more)
+        .map(|folder| folder.join(name))
+        .find(|file| {
+            file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
+        })
 }
 
 /// S3 signatures are refused when the clocks of both sides are 15 minutes apart.
 fn clock() -> Finding {
     const WHAT: &str = "clock";
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let shown = render::time(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     if now.as_secs() < WRITTEN_S {
         return Finding::bad(
@@ -261,10 +326,17 @@ fn clock() -> Finding {
             "set it: signatures and events carry the time",
         );
     }
-    let marks = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/ntpd.pid"];
+    let marks = [
+        "/run/systemd/timesync/synchronized",
+        "/run/chrony/chronyd.pid",
+        "/run/ntpd.pid",
+    ];
     match marks.iter().find(|mark| FilePath::new(mark).exists()) {
         Some(_) => Finding::good(WHAT, format!("{shown}, kept by a time service")),
-        None => Finding::good(WHAT, format!("{shown}; no time service seen (S3 clients may differ by 15 minutes)")),
+        None => Finding::good(
+            WHAT,
+            format!("{shown}; no time service seen (S3 clients may differ by 15 minutes)"),
+        ),
     }
 }
 
@@ -276,7 +348,10 @@ mod tests {
     fn what_is_not_good_says_what_to_do() {
         let missing = directory(FilePath::new("/proc/version"));
         assert_eq!(missing.grade, Grade::Bad);
-        let text = lines(&[missing, tool("no-such-program", "shows this", "some-package")]);
+        let text = lines(&[
+            missing,
+            tool("no-such-program", "shows this", "some-package"),
+        ]);
         assert!(text.contains("--data DIR"), "{text}");
         assert!(text.contains("apt-get install some-package"), "{text}");
     }
@@ -286,6 +361,9 @@ mod tests {
         let directory_above = tempfile::tempdir().unwrap();
         let finding = directory(&directory_above.path().join("a/b"));
         assert_eq!(finding.grade, Grade::Good, "{}", finding.found);
-        assert_eq!(space(&directory_above.path().join("a/b")).what, "disk space");
+        assert_eq!(
+            space(&directory_above.path().join("a/b")).what,
+            "disk space"
+        );
     }
 }

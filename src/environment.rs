@@ -17,14 +17,14 @@ Examples:
   rclone lsd infall:
   infall env --json | jq -r .AWS_ENDPOINT_URL
   eval \"$(infall env --unset)\"                    back to what was before")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Print how to unset them
     #[arg(long)]
     unset: bool,
 }
 
 /// Does it.
-pub fn run(context: &Context, arguments: &Arguments) -> Outcome {
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> Outcome {
     let endpoint = context.server_url()?;
     let credentials = context.credentials(&endpoint)?;
     // Clients sign for the region that the server was started with.
@@ -40,8 +40,14 @@ pub fn run(context: &Context, arguments: &Arguments) -> Outcome {
         ("AWS_ENDPOINT_URL", endpoint.as_str()),
         ("RCLONE_CONFIG_INFALL_TYPE", "s3"),
         ("RCLONE_CONFIG_INFALL_PROVIDER", "Other"),
-        ("RCLONE_CONFIG_INFALL_ACCESS_KEY_ID", credentials.access_key.as_str()),
-        ("RCLONE_CONFIG_INFALL_SECRET_ACCESS_KEY", credentials.secret_key.as_str()),
+        (
+            "RCLONE_CONFIG_INFALL_ACCESS_KEY_ID",
+            credentials.access_key.as_str(),
+        ),
+        (
+            "RCLONE_CONFIG_INFALL_SECRET_ACCESS_KEY",
+            credentials.secret_key.as_str(),
+        ),
         ("RCLONE_CONFIG_INFALL_REGION", region.as_str()),
         ("RCLONE_CONFIG_INFALL_ENDPOINT", endpoint.as_str()),
         ("RCLONE_CONFIG_INFALL_FORCE_PATH_STYLE", "true"),

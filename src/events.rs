@@ -20,12 +20,17 @@ Examples:
   infall events --follow
   infall events --after 1041 --max 100
   infall events --follow --json | jq -r 'select(.kind == \"volume.created\") | .subject'")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Go on with what comes; also over a restart of the server
     #[arg(long, short)]
     follow: bool,
     /// Only events behind this number
-    #[arg(long, value_name = "SEQ", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "SEQ",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     after: u64,
     /// Stop after so many
     #[arg(long, value_name = "COUNT")]
@@ -33,7 +38,7 @@ pub struct Arguments {
 }
 
 /// Does it.
-pub async fn run(context: &Context, arguments: Arguments) -> Outcome {
+pub(crate) async fn run(context: &Context, arguments: Arguments) -> Outcome {
     let mut cursor = arguments.after;
     let mut left = arguments.max.unwrap_or(usize::MAX);
     let mut client = context.client()?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::fmt;
 
 /// What `infall help exit-codes` says.
-pub const EXIT_CODES: &str = "\
+pub(crate) const EXIT_CODES: &str = "\
   0  done
   1  internal: a defect, or an operating system error without a better name
   2  usage: arguments or configuration that make no sense as they stand
@@ -24,7 +24,7 @@ pub const EXIT_CODES: &str = "\
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// A defect, or an operating system error without a better name.
     Internal = 1,
     /// Arguments or configuration that make no sense.
@@ -62,18 +62,18 @@ impl From<Kind> for Exit {
 
 /// Why a command did not do what it was asked.
 #[derive(Clone, Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     exit: Exit,
     body: ErrorBody,
     hint: Option<String>,
 }
 
 /// What a command returns.
-pub type Outcome<T = ()> = Result<T, Failure>;
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     /// A new one. The message names what was wrong and with which value.
-    pub fn new(exit: Exit, subject: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, subject: &str, message: impl Into<String>) -> Self {
         let kind = match exit {
             Exit::Internal => kind_name(Kind::Internal),
             Exit::Usage => "usage",
@@ -91,11 +91,15 @@ impl Failure {
             message: message.into(),
             ..ErrorBody::default()
         };
-        Self { exit, body, hint: None }
+        Self {
+            exit,
+            body,
+            hint: None,
+        }
     }
 
     /// An operating system error met while doing `what` (`"read /etc/x"`).
-    pub fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
+    pub(crate) fn io(what: impl fmt::Display, source: &std::io::Error) -> Self {
         let exit = match source.kind() {
             std::io::ErrorKind::NotFound => Exit::NotFound,
             std::io::ErrorKind::AlreadyExists => Exit::Conflict,
@@ -108,51 +112,55 @@ impl Failure {
 
     /// The same with the cause below it.
     #[must_use]
-    pub fn because(mut self, source: impl fmt::Display) -> Self {
+    pub(crate) fn because(mut self, source: impl fmt::Display) -> Self {
         self.body.source = Some(source.to_string());
         self
     }
 
     /// The same with what to do next, a sentence or two.
     #[must_use]
-    pub fn hint(mut self, next: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, next: impl Into<String>) -> Self {
         self.hint = Some(next.into());
         self
     }
 
-    /// The same with the name in `existing` most like `asked`.
-    #[must_use]
-    pub fn nearest(
-        mut self,
+    /// There is no `subject` called `asked`; the name in `existing` most like it is suggested.
+    pub(crate) fn missing(
+        subject: &str,
         asked: &str,
         existing: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> Self {
-        if self.body.nearest.is_none() {
-            self.body.nearest = gateway::api::nearest(asked, existing);
-        }
-        self
+        gateway::api::Problem::missing(subject, asked, existing)
+            .into_body()
+            .into()
     }
 
     /// Whether it is about an `image`, a `volume`, ….
-    pub fn is_about(&self, subject: &str) -> bool {
+    pub(crate) fn is_about(&self, subject: &str) -> bool {
         self.body.subject == subject
     }
 
     /// How the program ends.
-    pub fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
 
     /// The JSON form, for `--json`.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         #[derive(Serialize)]
         struct Reply<'a> {
             #[serde(flatten)]
             reply: &'a ErrorReply,
             exit: u8,
         }
-        let reply = ErrorReply { error: self.body.clone() };
-        serde_json::to_value(Reply { reply: &reply, exit: self.exit as u8 }).unwrap_or_default()
+        let reply = ErrorReply {
+            error: self.body.clone(),
+        };
+        serde_json::to_value(Reply {
+            reply: &reply,
+            exit: self.exit as u8,
+        })
+        .unwrap_or_default()
     }
 }
 
@@ -171,7 +179,16 @@ impl From<ErrorBody> for Failure {
             (Kind::Corrupt, _) => Some("Look closer: infall check --scrub"),
             _ => None,
         };
-        Self { exit: Exit::from(kind), body, hint: hint.map(str::to_owned) }
+        let mut body = body;
+        // The commands to look with are told once, and here.
+        if let (Some(_), Some((plain, _))) = (hint, body.message.split_once("; list them:")) {
+            body.message = plain.to_owned();
+        }
+        Self {
+            exit: Exit::from(kind),
+            body,
+            hint: hint.map(str::to_owned),
+        }
     }
 }
 
@@ -223,8 +240,13 @@ mod tests {
         ];
         for (kind, code, word) in documented {
             assert_eq!(Exit::from(kind) as u8, code, "{kind:?}");
-            let line = EXIT_CODES.lines().find(|line| line.trim_start().starts_with(&code.to_string()));
-            assert!(line.is_some_and(|line| line.contains(word)), "{code} is not documented as {word}");
+            let line = EXIT_CODES
+                .lines()
+                .find(|line| line.trim_start().starts_with(&code.to_string()));
+            assert!(
+                line.is_some_and(|line| line.contains(word)),
+                "{code} is not documented as {word}"
+            );
         }
     }
 

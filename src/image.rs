@@ -10,7 +10,7 @@ use gateway::api::{ImageAdd, ImageAdded, ImageList, s3_url};
 
 /// Images.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Register an object, raw or qcow2, as an image
     #[command(after_help = "\
 A raw file and its qcow2 get the same id: it is the digest of what a guest sees. Raw bytes and
@@ -56,7 +56,7 @@ Examples:
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let client = context.client()?;
     match verb {
         Verb::Add { source, name } => {
@@ -100,7 +100,9 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
         }
         Verb::Rm { image } => {
             client.delete(&Path::new(["images", &image])).await?;
-            context.show(&serde_json::json!({ "removed": image }), || format!("{image}  removed\n"));
+            context.show(&serde_json::json!({ "removed": image }), || {
+                format!("{image}  removed\n")
+            });
         }
     }
     Ok(())
@@ -109,13 +111,18 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
 fn add(source: &str, name: Option<String>) -> Outcome<ImageAdd> {
     let Some((bucket, key)) = s3_url(source).filter(|(_, key)| !key.is_empty()) else {
         let message = format!("{source:?} names no object");
-        return Err(Failure::new(Exit::Usage, "object", message)
-            .hint("Upload the file first (aws s3 cp FILE s3://bucket/), then name it s3://bucket/key"));
+        return Err(Failure::new(Exit::Usage, "object", message).hint(
+            "Upload the file first (aws s3 cp FILE s3://bucket/), then name it s3://bucket/key",
+        ));
     };
     let last = key.rsplit('/').next().unwrap_or(key);
     let stem = last.rsplit_once('.').map_or(last, |(stem, _)| stem);
     let name = name.unwrap_or_else(|| if stem.is_empty() { last } else { stem }.to_owned());
-    Ok(ImageAdd { bucket: bucket.to_owned(), key: key.to_owned(), name })
+    Ok(ImageAdd {
+        bucket: bucket.to_owned(),
+        key: key.to_owned(),
+        name,
+    })
 }
 
 #[cfg(test)]
@@ -124,9 +131,15 @@ mod tests {
 
     #[test]
     fn an_image_is_called_like_its_file_unless_told_otherwise() {
-        assert_eq!(add("s3://images/a/debian-12.5.qcow2", None).unwrap().name, "debian-12.5");
+        assert_eq!(
+            add("s3://images/a/debian-12.5.qcow2", None).unwrap().name,
+            "debian-12.5"
+        );
         assert_eq!(add("s3://images/tiny", None).unwrap().name, "tiny");
-        assert_eq!(add("s3://images/tiny.raw", Some("x".into())).unwrap().name, "x");
+        assert_eq!(
+            add("s3://images/tiny.raw", Some("x".into())).unwrap().name,
+            "x"
+        );
         for source in ["tiny.raw", "s3://images", "s3://images/", "s3:///k"] {
             let failure = add(source, None).unwrap_err();
             assert_eq!(failure.exit(), Exit::Usage, "{source}");

@@ -134,7 +134,12 @@ fn config_check(context: &Context, verb: &cli::ConfigVerb) -> Outcome {
 
 fn completions(shell: clap_complete::Shell) -> Outcome {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut <Cli as clap::CommandFactory>::command(), "infall", &mut text);
+    clap_complete::generate(
+        shell,
+        &mut <Cli as clap::CommandFactory>::command(),
+        "infall",
+        &mut text,
+    );
     render::print(&String::from_utf8_lossy(&text));
     Ok(())
 }

@@ -21,7 +21,7 @@ Examples:
   infall mount /mnt/infall --detach              until infall umount /mnt/infall
   infall mount /mnt/infall --allow-other         also for QEMU under libvirt, another user than you
   infall mount --list")]
-pub struct Mount {
+pub(crate) struct Mount {
     /// An empty directory
     #[arg(required_unless_present = "list")]
     directory: Option<PathBuf>,
@@ -46,13 +46,13 @@ Flushes what was written; files that programs still have open are cut off.
 
 Examples:
   infall umount /mnt/infall")]
-pub struct Umount {
+pub(crate) struct Umount {
     /// The directory
     directory: PathBuf,
 }
 
 /// Mounts.
-pub async fn mount(context: &Context, arguments: Mount) -> Outcome {
+pub(crate) async fn mount(context: &Context, arguments: Mount) -> Outcome {
     let client = context.client()?;
     let Some(directory) = arguments.directory else {
         let list: MountList = client.get(&Path::new(["mounts"])).await?;
@@ -71,7 +71,11 @@ pub async fn mount(context: &Context, arguments: Mount) -> Outcome {
     let shown: MountShown = client.post(&Path::new(["mounts"]), &ask).await?;
     let path = shown.path.display().to_string();
     context.show(&shown, || {
-        let until = if arguments.detach { format!("infall umount {path}") } else { "Ctrl-C".into() };
+        let until = if arguments.detach {
+            format!("infall umount {path}")
+        } else {
+            "Ctrl-C".into()
+        };
         format!("{path}  volumes/ snapshots/ images/ buckets/   until {until}\n")
     });
     if arguments.detach {
@@ -90,11 +94,13 @@ pub async fn mount(context: &Context, arguments: Mount) -> Outcome {
 }
 
 /// Unmounts.
-pub async fn umount(context: &Context, arguments: Umount) -> Outcome {
+pub(crate) async fn umount(context: &Context, arguments: Umount) -> Outcome {
     let path = absolute(&arguments.directory)?.display().to_string();
     let which = Path::new(["mounts"]).query([("path", Some(path.clone()))]);
     context.client()?.delete(&which).await?;
-    context.show(&serde_json::json!({ "unmounted": path }), || format!("{path}  unmounted\n"));
+    context.show(&serde_json::json!({ "unmounted": path }), || {
+        format!("{path}  unmounted\n")
+    });
     Ok(())
 }
 
@@ -107,7 +113,11 @@ fn table(list: &MountList) -> String {
             (false, true) => "its user, read-only",
             (false, false) => "its user",
         };
-        table.row([mount.path.display().to_string(), whom.into(), mount.open_files.to_string()]);
+        table.row([
+            mount.path.display().to_string(),
+            whom.into(),
+            mount.open_files.to_string(),
+        ]);
     }
     table.to_string()
 }
@@ -115,7 +125,12 @@ fn table(list: &MountList) -> String {
 /// As the server, which has another working directory, must be told it.
 fn absolute(directory: &std::path::Path) -> Outcome<PathBuf> {
     let shown = directory.display();
-    std::fs::canonicalize(directory).or_else(|_| std::path::absolute(directory)).map_err(|error| {
-        Failure::io(format_args!("find {}", render::plain(&shown.to_string())), &error)
-    })
+    std::fs::canonicalize(directory)
+        .or_else(|_| std::path::absolute(directory))
+        .map_err(|error| {
+            Failure::io(
+                format_args!("find {}", render::plain(&shown.to_string())),
+                &error,
+            )
+        })
 }

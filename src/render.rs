@@ -5,24 +5,26 @@ use std::io::Write;
 use std::time::Duration;
 
 /// Writes to standard output. A reader that has gone away (`| head`) is not an error.
-pub fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Columns that line up; the last one may be as long as it likes.
-pub struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
     /// With these headings.
-    pub fn new(headings: [&str; N]) -> Self {
-        Self { rows: vec![headings.map(str::to_owned)] }
+    pub(crate) fn new(headings: [&str; N]) -> Self {
+        Self {
+            rows: vec![headings.map(str::to_owned)],
+        }
     }
 
     /// Adds a row.
-    pub fn row<T: Display>(&mut self, cells: [T; N]) {
+    pub(crate) fn row<T: Display>(&mut self, cells: [T; N]) {
         // A name may hold anything; a line break or an escape sequence must not reach the terminal.
         self.rows.push(cells.map(|cell| plain(&cell.to_string())));
     }
@@ -31,7 +33,11 @@ impl<const N: usize> Table<N> {
 impl<const N: usize> Display for Table<N> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |column: usize| {
-            self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or_default()
         };
         let widths: Vec<usize> = (0..N).map(width).collect();
         for row in &self.rows {
@@ -48,21 +54,24 @@ impl<const N: usize> Display for Table<N> {
 }
 
 /// The text with control characters shown as escapes.
-pub fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     if !text.chars().any(char::is_control) {
         return text.to_owned();
     }
     text.chars()
         .flat_map(|c| {
-            let escaped: Vec<char> =
-                if c.is_control() { c.escape_default().collect() } else { vec![c] };
+            let escaped: Vec<char> = if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            };
             escaped
         })
         .collect()
 }
 
 /// `0 B`, `12 KiB`, `2.0 GiB`, `402 MiB`: two digits at least, four at most.
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut unit = 0;
     let mut tenths = u128::from(count) * 10;
@@ -80,7 +89,7 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// `3 ms`, `4.1 s`, `2 min 21 s`, `3 h 5 min`.
-pub fn duration(time: Duration) -> String {
+pub(crate) fn duration(time: Duration) -> String {
     let milliseconds = time.as_millis();
     let seconds = time.as_secs();
     match seconds {
@@ -93,15 +102,18 @@ pub fn duration(time: Duration) -> String {
 }
 
 /// `2026-01-31T12:00:00Z` of milliseconds since the Unix epoch.
-pub fn time(milliseconds: u64) -> String {
+pub(crate) fn time(milliseconds: u64) -> String {
     i64::try_from(milliseconds)
         .ok()
         .and_then(|since| jiff::Timestamp::from_millisecond(since).ok())
-        .map_or_else(|| "?".into(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .map_or_else(
+            || "?".into(),
+            |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        )
 }
 
 /// `img-c04e…9b`: enough of an id to tell it apart by eye.
-pub fn short_id(id: &str) -> String {
+pub(crate) fn short_id(id: &str) -> String {
     match id.split_once('-') {
         Some((kind, digits)) if digits.len() > 16 && digits.is_ascii() => {
             format!("{kind}-{}…{}", &digits[..4], &digits[digits.len() - 2..])
@@ -111,14 +123,21 @@ pub fn short_id(id: &str) -> String {
 }
 
 /// `1 object`, `3 objects`.
-pub fn count(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
 }
 
 /// What a command that copies has to say.
-pub fn copied(copied: &blockstore::object::Copied) -> String {
-    let mut text =
-        format!("shared {}, rewritten {}", bytes(copied.shared_bytes), bytes(copied.rewritten_bytes));
+pub(crate) fn copied(copied: &blockstore::object::Copied) -> String {
+    let mut text = format!(
+        "shared {}, rewritten {}",
+        bytes(copied.shared_bytes),
+        bytes(copied.rewritten_bytes)
+    );
     if copied.rewritten_bytes > 0 && !copied.why.is_empty() {
         text.push_str(&format!(" ({})", plain(&copied.why)));
     }
@@ -126,7 +145,7 @@ pub fn copied(copied: &blockstore::object::Copied) -> String {
 }
 
 /// Whether a URL's host is this machine's loopback.
-pub fn is_loopback(url: &str) -> bool {
+pub(crate) fn is_loopback(url: &str) -> bool {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
     let host = host.split(['/', '?', '#']).next().unwrap_or_default();
     // What stands before an @ is a user name, not the host.
@@ -136,7 +155,10 @@ pub fn is_loopback(url: &str) -> bool {
     }
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -162,9 +184,13 @@ mod tests {
 
     #[test]
     fn durations_read_well() {
-        for (milliseconds, text) in
-            [(3, "3 ms"), (4123, "4.1 s"), (64_000, "1 min 4 s"), (141_000, "2 min 21 s"), (11_100_000, "3 h 5 min")]
-        {
+        for (milliseconds, text) in [
+            (3, "3 ms"),
+            (4123, "4.1 s"),
+            (64_000, "1 min 4 s"),
+            (141_000, "2 min 21 s"),
+            (11_100_000, "3 h 5 min"),
+        ] {
             assert_eq!(duration(Duration::from_millis(milliseconds)), text);
         }
     }
@@ -182,10 +208,20 @@ mod tests {
 
     #[test]
     fn only_loopback_is_loopback() {
-        for url in ["http://127.0.0.1:9000", "http://localhost:1/x", "http://[::1]:9000", "http://localhost"] {
+        for url in [
+            "http://127.0.0.1:9000",
+            "http://localhost:1/x",
+            "http://[::1]:9000",
+            "http://localhost",
+        ] {
             assert!(is_loopback(url), "{url}");
         }
-        for url in ["http://10.0.0.1:9000", "http://localhost.example.org", "http://127.0.0.1@evil:1", "http://x/127.0.0.1"] {
+        for url in [
+            "http://10.0.0.1:9000",
+            "http://localhost.example.org",
+            "http://127.0.0.1@evil:1",
+            "http://x/127.0.0.1",
+        ] {
             assert!(!is_loopback(url), "{url}");
         }
     }
@@ -193,7 +229,10 @@ mod tests {
     #[test]
     fn times_and_ids_are_short() {
         assert_eq!(time(0), "1970-01-01T00:00:00Z");
-        assert_eq!(short_id(&format!("img-c04e{}9b", "0".repeat(58))), "img-c04e…9b");
+        assert_eq!(
+            short_id(&format!("img-c04e{}9b", "0".repeat(58))),
+            "img-c04e…9b"
+        );
         assert_eq!(short_id("snap-19d2000011112222"), "snap-19d2000011112222");
         assert_eq!(count(1, "VM"), "1 VM");
         assert_eq!(count(0, "VM"), "0 VMs");

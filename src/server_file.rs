@@ -7,31 +7,31 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The key pair, in the data directory.
-pub const CREDENTIALS_FILE: &str = "credentials";
+pub(crate) const CREDENTIALS_FILE: &str = "credentials";
 /// This file, in the data directory.
-pub const SERVER_FILE: &str = "server.json";
+pub(crate) const SERVER_FILE: &str = "server.json";
 
 /// What a running server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerFile {
+pub(crate) struct ServerFile {
     /// `http://127.0.0.1:9000`
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     /// Its process.
-    pub pid: u32,
+    pub(crate) pid: u32,
     /// NBD, unix socket.
-    pub nbd_socket: PathBuf,
+    pub(crate) nbd_socket: PathBuf,
     /// NBD, TCP, if asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nbd_tcp: Option<String>,
+    pub(crate) nbd_tcp: Option<String>,
     /// The region that S3 clients sign for.
-    pub region: String,
+    pub(crate) region: String,
     /// Its release.
-    pub version: String,
+    pub(crate) version: String,
 }
 
 impl ServerFile {
     /// Reads what the server on `data` wrote.
-    pub fn read(data: &Path) -> Outcome<Self> {
+    pub(crate) fn read(data: &Path) -> Outcome<Self> {
         let path = data.join(SERVER_FILE);
         let text = std::fs::read(&path).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
@@ -43,12 +43,14 @@ impl ServerFile {
         })?;
         serde_json::from_slice(&text).map_err(|error| {
             let message = format!("{} is not what a server writes", path.display());
-            Failure::new(Exit::Corrupt, "server", message).because(error).hint("Restart infall serve")
+            Failure::new(Exit::Corrupt, "server", message)
+                .because(error)
+                .hint("Restart infall serve")
         })
     }
 
     /// Writes it; a reader sees the old file or the new one, never half of it.
-    pub fn write(&self, data: &Path) -> std::io::Result<()> {
+    pub(crate) fn write(&self, data: &Path) -> std::io::Result<()> {
         let path = data.join(SERVER_FILE);
         let fresh = data.join(format!("{SERVER_FILE}.{}", std::process::id()));
         let mut text = serde_json::to_vec_pretty(self)?;
@@ -59,7 +61,7 @@ impl ServerFile {
     }
 
     /// Takes it away, if it is still this process's.
-    pub fn remove(data: &Path) {
+    pub(crate) fn remove(data: &Path) {
         if Self::read(data).is_ok_and(|found| found.pid == std::process::id()) {
             // Left behind it only costs a client one refused connection.
             let _ = std::fs::remove_file(data.join(SERVER_FILE));
@@ -74,7 +76,10 @@ mod tests {
     #[test]
     fn what_a_server_writes_is_read_back_and_only_its_own_is_removed() {
         let data = tempfile::tempdir().unwrap();
-        assert_eq!(ServerFile::read(data.path()).unwrap_err().exit(), Exit::Unavailable);
+        assert_eq!(
+            ServerFile::read(data.path()).unwrap_err().exit(),
+            Exit::Unavailable
+        );
         let mut written = ServerFile {
             endpoint: "http://127.0.0.1:9".into(),
             pid: std::process::id() + 1,

@@ -10,7 +10,7 @@ use gateway::api::SnapshotList;
 
 /// Snapshots.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// List snapshots
     #[command(after_help = "\
 Examples:
@@ -39,7 +39,7 @@ Examples:
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let client = context.client()?;
     match verb {
         Verb::Ls => {
@@ -65,7 +65,10 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
                 let mut table = Table::new(["id", &snapshot.id]);
                 table.row(["name", &snapshot.name]);
                 table.row(["volume", &snapshot.volume]);
-                table.row(["length", &crate::volume::length(snapshot.sealed.length_bytes)]);
+                table.row([
+                    "length",
+                    &crate::volume::length(snapshot.sealed.length_bytes),
+                ]);
                 table.row(["published", snapshot.published.as_deref().unwrap_or("-")]);
                 table.row(["made", &render::time(snapshot.created_ms)]);
                 table.to_string()
@@ -73,8 +76,9 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
         }
         Verb::Rm { snapshot } => {
             client.delete(&Path::new(["snapshots", &snapshot])).await?;
-            context
-                .show(&serde_json::json!({ "removed": snapshot }), || format!("{snapshot}  removed\n"));
+            context.show(&serde_json::json!({ "removed": snapshot }), || {
+                format!("{snapshot}  removed\n")
+            });
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ struct Status {
 }
 
 /// Prints it. A store that refuses writes is a failure.
-pub async fn run(context: &Context) -> Outcome {
+pub(crate) async fn run(context: &Context) -> Outcome {
     let client = context.client()?;
     let store: StoreStatus = client.get(&Path::new(["store"])).await?;
     let vms = match client.get::<InstanceList>(&Path::new(["vms"])).await {
@@ -28,19 +28,32 @@ pub async fn run(context: &Context) -> Outcome {
         Err(failure) if matches!(failure.exit(), Exit::Unavailable | Exit::Invalid) => None,
         Err(failure) => return Err(failure),
     };
-    let status = Status { healthy: store.stats.refusing.is_none(), store, vms };
+    let status = Status {
+        healthy: store.stats.refusing.is_none(),
+        store,
+        vms,
+    };
     context.show(&status, || line(&status));
     match &status.store.stats.refusing {
         None => Ok(()),
-        Some(why) => Err(Failure::new(Exit::Unavailable, "store", "the store refuses writes")
-            .because(why)
-            .hint("Look at the disk, then restart infall serve")),
+        Some(why) => Err(
+            Failure::new(Exit::Unavailable, "store", "the store refuses writes")
+                .because(why)
+                .hint("Look at the disk, then restart infall serve"),
+        ),
     }
 }
 
 fn line(status: &Status) -> String {
     let stats = &status.store.stats;
-    let mut parts = vec![if status.healthy { "healthy" } else { "refusing writes" }.to_owned()];
+    let mut parts = vec![
+        if status.healthy {
+            "healthy"
+        } else {
+            "refusing writes"
+        }
+        .to_owned(),
+    ];
     parts.push("1 node".into());
     parts.push(match status.vms {
         Some(count) => render::count(count as u64, "VM"),

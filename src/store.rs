@@ -10,7 +10,7 @@ use gateway::api::{CheckAsk, StoreStatus};
 
 /// The store.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Figures: bytes stored, live, dead, written by cause
     #[command(after_help = "\
 Examples:
@@ -51,7 +51,7 @@ Examples:
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let client = context.client()?;
     match verb {
         Verb::Status => {
@@ -115,7 +115,9 @@ fn figures(status: &StoreStatus) -> String {
         (stats.snapshots, "snapshot"),
         (stats.images, "image"),
     ];
-    let counts = counts.map(|(number, noun)| render::count(number, noun)).join(", ");
+    let counts = counts
+        .map(|(number, noun)| render::count(number, noun))
+        .join(", ");
     table.row(["holds", &counts]);
     if let Some(why) = &stats.refusing {
         table.row(["refusing writes", why]);
@@ -126,10 +128,15 @@ fn figures(status: &StoreStatus) -> String {
 /// One line for each leaf and each branch, indented below its parent; bytes read as bytes.
 fn branches(value: &serde_json::Value, indent: &str, text: &mut String) {
     let children: Vec<(String, &serde_json::Value)> = match value {
-        serde_json::Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), value)).collect(),
-        serde_json::Value::Array(items) => {
-            items.iter().enumerate().map(|(index, value)| (format!("{}", index + 1), value)).collect()
-        }
+        serde_json::Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), value))
+            .collect(),
+        serde_json::Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, value)| (format!("{}", index + 1), value))
+            .collect(),
         leaf => {
             text.push_str(&format!("{indent}{leaf}\n"));
             return;
@@ -169,7 +176,10 @@ mod tests {
         });
         let mut text = String::new();
         branches(&tree, "", &mut text);
-        assert!(text.contains("segments\n  1\n    file: 64 MiB\n    id: seg-1\n"), "{text}");
+        assert!(
+            text.contains("segments\n  1\n    file: 64 MiB\n    id: seg-1\n"),
+            "{text}"
+        );
         assert!(text.contains("live ratio: 0.5\n"), "{text}");
     }
 }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 /// Bytes of a text such as `4G`. Units of one letter and with `i` count in 1024 as `qemu-img`
 /// does; `kB`, `MB`, `GB`, `TB` count in 1000.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size; write bytes, or 100MiB, 4G, 1.5TiB");
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -32,7 +34,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         0 => 0,
         1..=9 if unit > 1 => {
             let decimals: u64 = fraction.parse().map_err(|_| wrong())?;
-            let scaled = u128::from(decimals) * u128::from(unit) / 10u128.pow(fraction.len() as u32);
+            let scaled =
+                u128::from(decimals) * u128::from(unit) / 10u128.pow(fraction.len() as u32);
             u64::try_from(scaled).map_err(|_| wrong())?
         }
         _ => return Err(wrong()),
@@ -44,7 +47,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// MiB of memory: a bare number counts MiB, everything else is a size of whole MiB.
-pub fn parse_memory(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     if let Ok(mebibytes) = text.trim().parse() {
         return Ok(mebibytes);
     }
@@ -52,15 +55,19 @@ pub fn parse_memory(text: &str) -> Result<u64, String> {
     if bytes % (1 << 20) == 0 {
         Ok(bytes >> 20)
     } else {
-        Err(format!("{text:?} is not a whole number of MiB; write 512 or 2G"))
+        Err(format!(
+            "{text:?} is not a whole number of MiB; write 512 or 2G"
+        ))
     }
 }
 
 /// A time such as `90`, `90s`, `5m`, `1h`.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time; write 90s, 5m or 1h");
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = match unit.trim() {
         "" | "s" => 1,
@@ -69,7 +76,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).map(Duration::from_secs).ok_or_else(wrong)
+    number
+        .checked_mul(unit)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -91,7 +101,11 @@ mod tests {
         assert_eq!(parse_duration("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
         for text in ["", "m", "5x", "-1", "99999999999999999999s"] {
-            assert!(parse_duration(text).unwrap_err().contains(&format!("{text:?}")));
+            assert!(
+                parse_duration(text)
+                    .unwrap_err()
+                    .contains(&format!("{text:?}"))
+            );
         }
     }
 
@@ -116,7 +130,18 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_by_name() {
-        for text in ["", "G", "4X", "-1", "1.2.3G", "4 G B", "1.5", "18446744073709551616", "99999999T", "4Gi"] {
+        for text in [
+            "",
+            "G",
+            "4X",
+            "-1",
+            "1.2.3G",
+            "4 G B",
+            "1.5",
+            "18446744073709551616",
+            "99999999T",
+            "4Gi",
+        ] {
             let error = parse_bytes(text).unwrap_err();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }

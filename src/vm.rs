@@ -20,7 +20,7 @@ const LINES: usize = 2000;
 
 /// Instances.
 #[derive(Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Make an instance and start it
     #[command(after_help = "\
 The root disk is a clone of the image, named NAME-root; nothing is copied. Data volumes are read-only
@@ -98,7 +98,7 @@ Examples:
 
 /// Asks for an instance.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub(crate) struct Run {
     /// Its name and host name
     name: String,
     /// Boot from a clone of this image
@@ -155,7 +155,7 @@ pub struct Run {
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let client = context.client()?;
     match verb {
         Verb::Run(arguments) => start_new(context, &client, *arguments).await?,
@@ -170,20 +170,28 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
         Verb::Start { name } => {
             let path = Path::new(["vms", &name, "start"]);
             let instance: Instance = client.post(&path, &serde_json::json!({})).await?;
-            context.show(&instance, || format!("{}  {}\n", instance.name, state(&instance)));
+            context.show(&instance, || {
+                format!("{}  {}\n", instance.name, state(&instance))
+            });
         }
-        Verb::Stop { name, timeout, force } => {
+        Verb::Stop {
+            name,
+            timeout,
+            force,
+        } => {
             let path = Path::new(["vms", &name, "stop"]).query([
                 ("timeout_s", Some(timeout.as_secs().to_string())),
                 ("force", force.then(|| "true".to_owned())),
             ]);
             let instance: Instance = client.post(&path, &serde_json::json!({})).await?;
-            context.show(&instance, || format!("{}  {}\n", instance.name, instance.state));
+            context.show(&instance, || {
+                format!("{}  {}\n", instance.name, instance.state)
+            });
         }
         Verb::Console(arguments) => crate::console::run(context, &client, &arguments).await?,
         Verb::Rm { name, disks } => {
-            let path = Path::new(["vms", &name])
-                .query([("disks", disks.then(|| "true".to_owned()))]);
+            let path =
+                Path::new(["vms", &name]).query([("disks", disks.then(|| "true".to_owned()))]);
             let removed: Removed = client.delete_for(&path).await?;
             context.show(&removed, || match removed.volumes.as_slice() {
                 [] => format!("{}  removed, its disks stay\n", removed.name),
@@ -202,28 +210,47 @@ async fn start_new(context: &Context, client: &Client, arguments: Run) -> Outcom
         Err(failure) => return Err(suggest(client, failure, arguments.image.as_deref()).await),
     };
     if arguments.wait {
-        wait(client, &instance.name, &arguments.wait_for, arguments.timeout).await?;
+        wait(
+            client,
+            &instance.name,
+            &arguments.wait_for,
+            arguments.timeout,
+        )
+        .await?;
     }
     let took = began.elapsed();
     // What is told beside is worth a look, not a failure.
     let hosts: Option<HostList> = client.get(&Path::new(["hosts"])).await.ok();
-    let disks: DiskList =
-        client.get(&Path::new(["vms", &instance.name, "disks"])).await.unwrap_or_default();
+    let disks: DiskList = client
+        .get(&Path::new(["vms", &instance.name, "disks"]))
+        .await
+        .unwrap_or_default();
     let read: u64 = disks.disks.iter().map(|disk| disk.read_bytes).sum();
     context.show(&instance, || {
         let host = hosts.iter().flat_map(|list| &list.hosts).next();
         let host = host.map_or_else(String::new, |host| format!(" on host {}", host.facts.name));
         let ready = if arguments.wait {
-            format!("  {:?} after {}", arguments.wait_for, render::duration(took))
+            format!(
+                "  {:?} after {}",
+                arguments.wait_for,
+                render::duration(took)
+            )
         } else {
             format!("  started in {}", render::duration(took))
         };
-        let copied = instance.copied.as_ref().map_or(0, |copied| copied.rewritten_bytes);
+        let copied = instance
+            .copied
+            .as_ref()
+            .map_or(0, |copied| copied.rewritten_bytes);
         let mut disk = format!("disk: {} copied", render::bytes(copied));
         if arguments.wait {
             disk.push_str(&format!(", {} read at boot", render::bytes(read)));
         }
-        format!("{}  {}{host}{ready}   {disk}\n", instance.name, state(&instance))
+        format!(
+            "{}  {}{host}{ready}   {disk}\n",
+            instance.name,
+            state(&instance)
+        )
     });
     Ok(())
 }
@@ -232,7 +259,8 @@ fn spec(arguments: &Run) -> Outcome<InstanceSpec> {
     let volumes: Result<Vec<DataVolume>, _> =
         arguments.volumes.iter().map(|text| text.parse()).collect();
     let network: Network = arguments.network.parse().map_err(usage)?;
-    let ssh_keys: Outcome<Vec<String>> = arguments.ssh_keys.iter().map(|key| ssh_key(key)).collect();
+    let ssh_keys: Outcome<Vec<String>> =
+        arguments.ssh_keys.iter().map(|key| ssh_key(key)).collect();
     let spec = InstanceSpec {
         name: arguments.name.clone(),
         image: arguments.image.clone(),
@@ -243,7 +271,11 @@ fn spec(arguments: &Run) -> Outcome<InstanceSpec> {
         memory_mib: arguments.memory,
         volumes: volumes.map_err(usage)?,
         user_data: arguments.user_data.as_deref().map(text_of).transpose()?,
-        network_config: arguments.network_config.as_deref().map(text_of).transpose()?,
+        network_config: arguments
+            .network_config
+            .as_deref()
+            .map(text_of)
+            .transpose()?,
         ssh_keys: ssh_keys?,
         kernel: arguments.kernel.as_deref().map(absolute).transpose()?,
         initrd: arguments.initrd.as_deref().map(absolute).transpose()?,
@@ -287,16 +319,23 @@ async fn wait(client: &Client, name: &str, wanted: &str, patience: Duration) -> 
             return Ok(());
         }
         let instance: Instance = client.get(&Path::new(["vms", name])).await?;
-        let last = console.lines.iter().rev().find(|line| !line.trim().is_empty());
+        let last = console
+            .lines
+            .iter()
+            .rev()
+            .find(|line| !line.trim().is_empty());
         let said = last.map_or_else(
             || "its console is empty".to_owned(),
             |line| format!("its console last said {:?}", line.trim()),
         );
         let ended = !instance.state.is_active();
         if ended || Instant::now() > until {
-            let what = if ended { instance.state.to_string() } else { "still not ready".into() };
-            let message =
-                format!("instance {name:?} is {what} and did not say {wanted:?}; {said}");
+            let what = if ended {
+                instance.state.to_string()
+            } else {
+                "still not ready".into()
+            };
+            let message = format!("instance {name:?} is {what} and did not say {wanted:?}; {said}");
             return Err(Failure::new(Exit::Unavailable, "instance", message)
                 .hint(format!("It is not removed. Look: infall vm console {name}")));
         }
@@ -310,7 +349,7 @@ async fn suggest(client: &Client, failure: Failure, image: Option<&str>) -> Fail
         Some(asked) if failure.is_about("image") && failure.exit() == Exit::NotFound => {
             let list: Outcome<ImageList> = client.get(&Path::new(["images"])).await;
             let names = list.map(|list| list.images).unwrap_or_default();
-            failure.nearest(asked, names.iter().flat_map(|image| &image.names))
+            Failure::missing("image", asked, names.iter().flat_map(|image| &image.names))
         }
         _ => failure,
     }
@@ -328,8 +367,17 @@ fn state(instance: &Instance) -> String {
 }
 
 fn root(instance: &Instance) -> String {
-    let file = || instance.boot_file.as_ref().map(|file| file.display().to_string());
-    instance.root_volume.clone().or_else(file).unwrap_or_else(|| "-".into())
+    let file = || {
+        instance
+            .boot_file
+            .as_ref()
+            .map(|file| file.display().to_string())
+    };
+    instance
+        .root_volume
+        .clone()
+        .or_else(file)
+        .unwrap_or_else(|| "-".into())
 }
 
 fn table(list: &InstanceList) -> String {

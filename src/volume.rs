@@ -16,7 +16,7 @@ use std::time::Instant;
 
 /// Volumes.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Make a volume: empty, or a clone of an image or a snapshot
     #[command(after_help = "\
 A clone copies nothing: it shows the image's blocks until it writes its own.
@@ -96,7 +96,7 @@ Examples:
 
 /// Asks for a new volume.
 #[derive(Clone, Debug, Args)]
-pub struct Create {
+pub(crate) struct Create {
     /// What to call it
     name: String,
     /// Its length: 4G, 100MiB [default: that of the image or snapshot]
@@ -111,7 +111,7 @@ pub struct Create {
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let client = context.client()?;
     let began = Instant::now();
     match verb {
@@ -130,15 +130,30 @@ pub async fn run(context: &Context, verb: Verb) -> Outcome {
         }
         Verb::Rm { volume } => {
             client.delete(&Path::new(["volumes", &volume])).await?;
-            context.show(&serde_json::json!({ "removed": volume }), || format!("{volume}  removed\n"));
+            context.show(&serde_json::json!({ "removed": volume }), || {
+                format!("{volume}  removed\n")
+            });
         }
-        Verb::Resize { volume, length: length_bytes, shrink } => {
-            let ask = VolumeResize { length_bytes, shrink };
+        Verb::Resize {
+            volume,
+            length: length_bytes,
+            shrink,
+        } => {
+            let ask = VolumeResize {
+                length_bytes,
+                shrink,
+            };
             let path = Path::new(["volumes", &volume, "resize"]);
             let volume: VolumeInfo = client.post(&path, &ask).await?;
-            context.show(&volume, || format!("{}  {}\n", volume.name, length(volume.length_bytes)));
+            context.show(&volume, || {
+                format!("{}  {}\n", volume.name, length(volume.length_bytes))
+            });
         }
-        Verb::Snapshot { volume, name, publish } => {
+        Verb::Snapshot {
+            volume,
+            name,
+            publish,
+        } => {
             let path = Path::new(["volumes", &volume, "snapshot"]);
             let ask = SnapshotCreate { name, publish };
             let snapshot: SnapshotInfo = client.post(&path, &ask).await?;
@@ -157,7 +172,11 @@ async fn create(context: &Context, client: &Client, arguments: Create) -> Outcom
         (None, Some(snapshot)) => Some(OriginName::Snapshot(snapshot)),
         (None, None) => None,
     };
-    let ask = VolumeCreate { name: arguments.name, length_bytes: arguments.length, origin };
+    let ask = VolumeCreate {
+        name: arguments.name,
+        length_bytes: arguments.length,
+        origin,
+    };
     let made: VolumeCreated = client.post(&Path::new(["volumes"]), &ask).await?;
     let took = render::duration(began.elapsed());
     context.show(&made, || {
@@ -165,7 +184,11 @@ async fn create(context: &Context, client: &Client, arguments: Create) -> Outcom
             Some(origin) => format!("clone of {origin}  {}", render::copied(&made.copied)),
             None => "empty".to_owned(),
         };
-        format!("{}  {}  {what}  {took}\n", made.volume.name, length(made.volume.length_bytes))
+        format!(
+            "{}  {}  {what}  {took}\n",
+            made.volume.name,
+            length(made.volume.length_bytes)
+        )
     });
     Ok(())
 }
@@ -212,14 +235,20 @@ async fn url(context: &Context, client: &Client, name: &str) -> Outcome {
         }
         _ => ServerFile::read(&context.data()?)?.nbd_socket,
     };
-    let volume = match client.get::<VolumeInfo>(&Path::new(["volumes", name])).await {
+    let volume = match client
+        .get::<VolumeInfo>(&Path::new(["volumes", name]))
+        .await
+    {
         Ok(volume) => Ok(volume.name),
         Err(missing) if missing.exit() == Exit::NotFound => Err(missing),
         Err(failure) => return Err(failure),
     };
     let export = match volume {
         Ok(volume) => volume,
-        Err(missing) => match client.get::<SnapshotInfo>(&Path::new(["snapshots", name])).await {
+        Err(missing) => match client
+            .get::<SnapshotInfo>(&Path::new(["snapshots", name]))
+            .await
+        {
             Ok(snapshot) => snapshot.name,
             Err(failure) if failure.exit() == Exit::NotFound => {
                 match client.get::<ImageInfo>(&Path::new(["images", name])).await {
@@ -252,7 +281,7 @@ fn nbd_url(export: &str, socket: &str) -> String {
 }
 
 /// `4.0 GiB`, and exactly where rounding hides something.
-pub fn length(bytes: u64) -> String {
+pub(crate) fn length(bytes: u64) -> String {
     let round = render::bytes(bytes);
     match parse_bytes(&round) {
         Ok(same) if same == bytes => round,
@@ -266,8 +295,14 @@ mod tests {
 
     #[test]
     fn an_nbd_url_keeps_any_export_name_apart_from_the_socket() {
-        assert_eq!(nbd_url("root1", "/run/i/nbd.sock"), "nbd+unix:///root1?socket=/run/i/nbd.sock");
-        assert_eq!(nbd_url("a b?c", "/x y/s"), "nbd+unix:///a%20b%3Fc?socket=/x%20y/s");
+        assert_eq!(
+            nbd_url("root1", "/run/i/nbd.sock"),
+            "nbd+unix:///root1?socket=/run/i/nbd.sock"
+        );
+        assert_eq!(
+            nbd_url("a b?c", "/x y/s"),
+            "nbd+unix:///a%20b%3Fc?socket=/x%20y/s"
+        );
     }
 
     #[test]

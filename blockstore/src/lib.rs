@@ -13,6 +13,8 @@ pub mod image;
 mod journal;
 pub mod object;
 mod records;
+#[cfg(test)]
+mod simulation;
 mod store;
 mod valuelog;
 pub mod volume;

@@ -17,14 +17,17 @@ use tokio_util::sync::CancellationToken;
 const CONNECTIONS_MAX: usize = 1024;
 
 /// Serves until `stopped`, then lets requests under way finish until the deadline.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     application: Router,
     stopped: impl Future<Output = ()>,
     deadline: Duration,
 ) -> io::Result<()> {
     let stop = CancellationToken::new();
-    let listener = Bounded { listener, room: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
+    let listener = Bounded {
+        listener,
+        room: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+    };
     let serving = axum::serve(listener, application)
         .with_graceful_shutdown(stop.clone().cancelled_owned())
         .into_future();
@@ -36,7 +39,10 @@ pub async fn serve(
     match tokio::time::timeout(deadline, serving).await {
         Ok(ended) => ended,
         Err(_) => {
-            tracing::warn!(seconds = deadline.as_secs(), "requests were still under way at the deadline");
+            tracing::warn!(
+                seconds = deadline.as_secs(),
+                "requests were still under way at the deadline"
+            );
             Ok(())
         }
     }
@@ -57,7 +63,13 @@ impl Listener for Bounded {
         let (stream, address) = Listener::accept(&mut self.listener).await;
         // Small answers go at once; if this fails the connection is only slower.
         let _ = stream.set_nodelay(true);
-        (Connection { stream, _place: place.ok() }, address)
+        (
+            Connection {
+                stream,
+                _place: place.ok(),
+            },
+            address,
+        )
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

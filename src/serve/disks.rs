@@ -24,13 +24,13 @@ const QEMU_GROUP: &str = "kvm";
 
 /// What was asked of an instance's disks since the server started.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct DiskList {
+pub(crate) struct DiskList {
     /// By export.
-    pub disks: Vec<Counters>,
+    pub(crate) disks: Vec<Counters>,
 }
 
 /// The sockets that are open.
-pub struct Disks {
+pub(crate) struct Disks {
     store: Store,
     directory: PathBuf,
     group: Option<u32>,
@@ -44,26 +44,46 @@ struct Open {
 
 impl Disks {
     /// Sockets go to `directory`, which is made.
-    pub fn new(store: Store, directory: PathBuf) -> Outcome<Self> {
+    pub(crate) fn new(store: Store, directory: PathBuf) -> Outcome<Self> {
         let failed = |error: std::io::Error| {
-            Failure::io(format_args!("make the directory {}", directory.display()), &error)
+            Failure::io(
+                format_args!("make the directory {}", directory.display()),
+                &error,
+            )
         };
-        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&directory).map_err(failed)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&directory)
+            .map_err(failed)?;
         // It may be from an earlier day with another umask.
-        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o711)).map_err(failed)?;
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o711))
+            .map_err(failed)?;
         // Only root may give a file to a group it is not in; without root QEMU is the same user.
-        let group = if rustix::process::geteuid().is_root() { qemu_group() } else { None };
-        Ok(Self { store, directory, group, open: Mutex::default() })
+        let group = if rustix::process::geteuid().is_root() {
+            qemu_group()
+        } else {
+            None
+        };
+        Ok(Self {
+            store,
+            directory,
+            group,
+            open: Mutex::default(),
+        })
     }
 
     /// Counters of an instance's exports.
     fn counters(&self, instance: &str) -> Vec<Counters> {
-        let server = self.locked().get(instance).map(|open| Arc::clone(&open.server));
+        let server = self
+            .locked()
+            .get(instance)
+            .map(|open| Arc::clone(&open.server));
         server.map(|server| server.counters()).unwrap_or_default()
     }
 
     /// Closes all sockets.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         let all = std::mem::take(&mut *self.locked());
         // Each may wait for its requests; together they wait once.
         std::thread::scope(|scope| {
@@ -95,7 +115,11 @@ impl vmctl::Sockets for Disks {
     fn open(&self, instance: &str, exports: &[String]) -> Result<PathBuf> {
         let path = self.path(instance)?;
         // One operation at a time per instance, as vmctl promises: nobody opens it between the two.
-        if self.locked().get(instance).is_some_and(|open| open.exports == exports) {
+        if self
+            .locked()
+            .get(instance)
+            .is_some_and(|open| open.exports == exports)
+        {
             return Ok(path);
         }
         self.close(instance);
@@ -106,7 +130,10 @@ impl vmctl::Sockets for Disks {
                 let context = format!("the disks of instance {instance:?} are not served");
                 Error::new(Kind::Unavailable, Subject::Record, context).because(error)
             })?;
-        let open = Open { exports: exports.to_vec(), server: Arc::new(server) };
+        let open = Open {
+            exports: exports.to_vec(),
+            server: Arc::new(server),
+        };
         self.locked().insert(instance.to_owned(), open);
         Ok(path)
     }
@@ -120,15 +147,19 @@ impl vmctl::Sockets for Disks {
 }
 
 /// `GET /vms/{name}/disks`.
-pub fn router(disks: Arc<Disks>) -> Router {
-    Router::new().route("/vms/{name}/disks", get(list)).with_state(disks)
+pub(crate) fn router(disks: Arc<Disks>) -> Router {
+    Router::new()
+        .route("/vms/{name}/disks", get(list))
+        .with_state(disks)
 }
 
 async fn list(
     State(disks): State<Arc<Disks>>,
     UrlPath(name): UrlPath<String>,
 ) -> std::result::Result<Json<DiskList>, Problem> {
-    Ok(Json(DiskList { disks: disks.counters(&name) }))
+    Ok(Json(DiskList {
+        disks: disks.counters(&name),
+    }))
 }
 
 fn qemu_group() -> Option<u32> {
@@ -140,12 +171,14 @@ fn qemu_group() -> Option<u32> {
 fn group_id(groups: &str, wanted: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');
-        (fields.next() == Some(wanted)).then(|| fields.nth(1)?.parse().ok()).flatten()
+        (fields.next() == Some(wanted))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
     })
 }
 
 /// The socket of the whole store must have a path that fits, too.
-pub fn check_path(path: &Path) -> Outcome {
+pub(crate) fn check_path(path: &Path) -> Outcome {
     if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
         return Ok(());
     }

@@ -18,13 +18,23 @@ struct Doors {
 }
 
 /// Both doors as one application.
-pub fn application(api: Router, s3: Router, closing: Closing) -> Router {
-    let doors = Doors { api: Router::new().nest(PREFIX, api), s3 };
-    Router::new().fallback(choose).with_state(doors).layer(Extension(closing))
+pub(crate) fn application(api: Router, s3: Router, closing: Closing) -> Router {
+    let doors = Doors {
+        api: Router::new().nest(PREFIX, api),
+        s3,
+    };
+    Router::new()
+        .fallback(choose)
+        .with_state(doors)
+        .layer(Extension(closing))
 }
 
 async fn choose(State(doors): State<Doors>, request: Request) -> Result<Response, Infallible> {
-    let door = if is_api(&request) { doors.api } else { doors.s3 };
+    let door = if is_api(&request) {
+        doors.api
+    } else {
+        doors.s3
+    };
     door.oneshot(request).await
 }
 
@@ -38,7 +48,10 @@ fn is_api(request: &Request) -> bool {
 fn is_signed(request: &Request) -> bool {
     let header = request.headers().get(header::AUTHORIZATION);
     header.is_some_and(|value| value.as_bytes().starts_with(b"AWS"))
-        || request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature="))
+        || request
+            .uri()
+            .query()
+            .is_some_and(|query| query.contains("X-Amz-Signature="))
 }
 
 #[cfg(test)]
@@ -47,7 +60,9 @@ mod tests {
     use axum::body::Body;
 
     fn request(path: &str, authorization: &str) -> Request {
-        let request = Request::builder().uri(path).header(header::AUTHORIZATION, authorization);
+        let request = Request::builder()
+            .uri(path)
+            .header(header::AUTHORIZATION, authorization);
         request.body(Body::empty()).unwrap()
     }
 
@@ -55,8 +70,14 @@ mod tests {
     fn a_bucket_called_api_is_still_a_bucket() {
         assert!(is_api(&request("/api/v1", "Bearer x")));
         assert!(is_api(&request("/api/v1/volumes", "")));
-        assert!(!is_api(&request("/api/v1/volumes", "AWS4-HMAC-SHA256 Credential=x")));
-        assert!(!is_api(&request("/api/v1/x?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0", "")));
+        assert!(!is_api(&request(
+            "/api/v1/volumes",
+            "AWS4-HMAC-SHA256 Credential=x"
+        )));
+        assert!(!is_api(&request(
+            "/api/v1/x?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0",
+            ""
+        )));
         assert!(!is_api(&request("/api/v10", "Bearer x")));
         assert!(!is_api(&request("/images/api/v1", "Bearer x")));
     }

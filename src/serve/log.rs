@@ -5,17 +5,32 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `filter` is a level, or directives such as `info,blockstore=debug`.
-pub fn start(filter: &str, json: bool) -> Outcome {
+pub(crate) fn start(filter: &str, json: bool) -> Outcome {
     let parsed = EnvFilter::try_new(filter).map_err(|error| {
-        Failure::new(Exit::Usage, "config", format!("log.level = {filter:?} is not a log filter"))
-            .because(error)
-            .hint("Write error, warn, info, debug, trace, or info,blockstore=debug")
+        Failure::new(
+            Exit::Usage,
+            "config",
+            format!("log.level = {filter:?} is not a log filter"),
+        )
+        .because(error)
+        .hint("Write error, warn, info, debug, trace, or info,blockstore=debug")
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr);
     let started = if json {
-        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init()
     } else {
-        lines.with_ansi(std::io::stderr().is_terminal()).with_target(false).try_init()
+        lines
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_target(false)
+            .try_init()
     };
-    started.map_err(|error| Failure::new(Exit::Internal, "log", "cannot start logging").because(error))
+    started
+        .map_err(|error| Failure::new(Exit::Internal, "log", "cannot start logging").because(error))
 }

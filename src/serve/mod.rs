@@ -13,8 +13,8 @@ mod door;
 mod log;
 mod mounts;
 
-pub use disks::DiskList;
-pub use mounts::{MountAsk, MountList, MountShown};
+pub(crate) use disks::DiskList;
+pub(crate) use mounts::{MountAsk, MountList, MountShown};
 
 use crate::context::{Context, load_credentials};
 use crate::exit::{Exit, Failure, Outcome};
@@ -51,7 +51,7 @@ Examples:
   infall serve --listen 127.0.0.1:0 --data /srv/infall      a free port; see server.json there
   infall serve --nbd-tcp 127.0.0.1:10809
   infall serve --log debug --log-json 2> infall.log")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// S3 and the JSON API; port 0 takes a free one [default: 127.0.0.1:9000]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
@@ -68,7 +68,7 @@ pub struct Arguments {
 
 impl Arguments {
     /// Flags that are settings.
-    pub fn settings(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
         let log_json = self.log_json.then(|| "true".to_owned());
         [
             ("serve.listen", self.listen.clone()),
@@ -83,14 +83,17 @@ impl Arguments {
 }
 
 /// Serves until told to stop.
-pub async fn run(context: &Context, _: Arguments) -> Outcome {
+pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
     log::start(context.config.log_level(), context.config.log_json())?;
     let data = prepare(&context.data()?)?;
     disks::check_path(&data.join(NBD_SOCKET))?;
     // Taken before anything takes long: a stop during a long start must not be the default kill.
     let stopped = stop_signal()?;
     let listen = loopback("serve.listen", context.config.listen()?)?;
-    let nbd_tcp = context.config.nbd_tcp()?.map(|address| loopback("serve.nbd_tcp", address));
+    let nbd_tcp = context
+        .config
+        .nbd_tcp()?
+        .map(|address| loopback("serve.nbd_tcp", address));
     let options = context.config.store()?;
     let store = {
         let data = data.clone();
@@ -126,17 +129,23 @@ impl Serving<'_> {
     ) -> Outcome {
         let config = &self.context.config;
         let (credentials, made) = load_credentials(&self.data.join(CREDENTIALS_FILE))?;
-        let socket = tokio::net::TcpListener::bind(listen).await.map_err(|error| taken(listen, &error))?;
+        let socket = tokio::net::TcpListener::bind(listen)
+            .await
+            .map_err(|error| taken(listen, &error))?;
         let address = socket.local_addr().map_err(|error| taken(listen, &error))?;
 
         let nbd_socket = self.data.join(NBD_SOCKET);
-        let mut exporters = vec![self.nbd(Listener::unix(&nbd_socket, 0o600, None, Exports::All))?];
+        let mut exporters =
+            vec![self.nbd(Listener::unix(&nbd_socket, 0o600, None, Exports::All))?];
         if let Some(address) = nbd_tcp {
             exporters.push(self.nbd(Listener::tcp(address, Exports::All))?);
         }
         let nbd_tcp = exporters.iter().find_map(nbd::Server::local_addr);
 
-        let disks = Arc::new(Disks::new(self.store.clone(), self.data.join(RUN_DIRECTORY))?);
+        let disks = Arc::new(Disks::new(
+            self.store.clone(),
+            self.data.join(RUN_DIRECTORY),
+        )?);
         let machines = self.machines(&disks).await?;
         let mounts = Mounts::new(self.store.clone());
         let extra = vmctl::api::router(machines)
@@ -157,7 +166,10 @@ impl Serving<'_> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         file.write(self.data).map_err(|error| {
-            Failure::io(format_args!("write server.json in {}", self.data.display()), &error)
+            Failure::io(
+                format_args!("write server.json in {}", self.data.display()),
+                &error,
+            )
         })?;
         self.announce(&file, made.then_some(&credentials));
 
@@ -166,7 +178,8 @@ impl Serving<'_> {
             tracing::info!("stopping");
             self.closing.0.cancel();
         };
-        let served = connections::serve(socket, application, stopped, config.shutdown_deadline()?).await;
+        let served =
+            connections::serve(socket, application, stopped, config.shutdown_deadline()?).await;
         let ended = blocking(move || {
             // Disks first: a guest's last writes are answered before the store closes below it.
             disks.stop();
@@ -179,18 +192,20 @@ impl Serving<'_> {
     }
 
     fn nbd(&self, listener: nbd::Result<Listener>) -> Outcome<nbd::Server> {
-        listener.and_then(|listener| nbd::serve(self.store.clone(), listener)).map_err(|error| {
-            let exit = match &error {
-                nbd::Error::SocketInUse(_) | nbd::Error::NotASocket(_) => Exit::Conflict,
-                nbd::Error::Listen { source, .. } => Failure::io("", source).exit(),
-                nbd::Error::Thread(_) => Exit::Unavailable,
-            };
-            let failure = Failure::new(exit, "nbd", error.to_string());
-            match std::error::Error::source(&error) {
-                Some(source) => failure.because(source),
-                None => failure,
-            }
-        })
+        listener
+            .and_then(|listener| nbd::serve(self.store.clone(), listener))
+            .map_err(|error| {
+                let exit = match &error {
+                    nbd::Error::SocketInUse(_) | nbd::Error::NotASocket(_) => Exit::Conflict,
+                    nbd::Error::Listen { source, .. } => Failure::io("", source).exit(),
+                    nbd::Error::Thread(_) => Exit::Unavailable,
+                };
+                let failure = Failure::new(exit, "nbd", error.to_string());
+                match std::error::Error::source(&error) {
+                    Some(source) => failure.because(source),
+                    None => failure,
+                }
+            })
     }
 
     /// Instances, with the disks of those that outlived the last server served again.
@@ -202,7 +217,10 @@ impl Serving<'_> {
             let machines = vmctl::Machines::new(store, state, &uri, sockets)?;
             let resumed = machines.resume()?;
             if !resumed.opened.is_empty() {
-                tracing::info!(instances = resumed.opened.join(", "), "disks are served again");
+                tracing::info!(
+                    instances = resumed.opened.join(", "),
+                    "disks are served again"
+                );
             }
             for (instance, error) in &resumed.failed {
                 tracing::error!(instance, error = %error.chain(), "its disks are not served");
@@ -231,7 +249,11 @@ impl Serving<'_> {
                 self.data.join(CREDENTIALS_FILE).display()
             ));
         }
-        text.push_str(&format!("{} · NBD {}", file.endpoint, file.nbd_socket.display()));
+        text.push_str(&format!(
+            "{} · NBD {}",
+            file.endpoint,
+            file.nbd_socket.display()
+        ));
         if let Some(address) = &file.nbd_tcp {
             text.push_str(&format!(" and {address}"));
         }
@@ -246,10 +268,17 @@ fn prepare(data: &Path) -> Outcome<PathBuf> {
     // Others may pass, for QEMU's user has its sockets below, but not list or read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o066));
     let failed = |error: std::io::Error| {
-        Failure::io(format_args!("make the data directory {}", data.display()), &error)
-            .hint("Choose another: --data DIR")
+        Failure::io(
+            format_args!("make the data directory {}", data.display()),
+            &error,
+        )
+        .hint("Choose another: --data DIR")
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(data).map_err(failed)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(data)
+        .map_err(failed)?;
     std::fs::canonicalize(data).map_err(failed)
 }
 
@@ -257,16 +286,20 @@ fn loopback(key: &str, address: SocketAddr) -> Outcome<SocketAddr> {
     if address.ip().is_loopback() {
         return Ok(address);
     }
-    let message = format!("{key} = {address} is open to other machines, which needs TLS; this release has none");
+    let message = format!(
+        "{key} = {address} is open to other machines, which needs TLS; this release has none"
+    );
     Err(Failure::new(Exit::Usage, "config", message)
         .hint("Listen on 127.0.0.1, and put a TLS proxy or ssh -L in front"))
 }
 
 fn taken(address: SocketAddr, error: &std::io::Error) -> Failure {
     let failure = match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            Failure::new(Exit::Conflict, "address", format!("something else listens on {address}"))
-        }
+        std::io::ErrorKind::AddrInUse => Failure::new(
+            Exit::Conflict,
+            "address",
+            format!("something else listens on {address}"),
+        ),
         _ => Failure::io(format_args!("listen on {address}"), error),
     };
     failure.hint("Choose another: --listen 127.0.0.1:0 takes a free port")

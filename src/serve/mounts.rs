@@ -19,15 +19,15 @@ const MOUNTS_MAX: usize = 64;
 /// Asks for a mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MountAsk {
+pub(crate) struct MountAsk {
     /// An empty directory, absolute.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Let other users see it, too.
     #[serde(default)]
-    pub allow_other: bool,
+    pub(crate) allow_other: bool,
     /// Nothing can be written.
     #[serde(default)]
-    pub read_only: bool,
+    pub(crate) read_only: bool,
 }
 
 /// Which mount to take away.
@@ -39,39 +39,42 @@ struct Which {
 
 /// A mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MountShown {
+pub(crate) struct MountShown {
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Whether other users see it.
-    pub allow_other: bool,
+    pub(crate) allow_other: bool,
     /// Whether nothing can be written.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
     /// Files that programs have open in it.
-    pub open_files: usize,
+    pub(crate) open_files: usize,
 }
 
 /// All mounts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct MountList {
+pub(crate) struct MountList {
     /// By path.
-    pub mounts: Vec<MountShown>,
+    pub(crate) mounts: Vec<MountShown>,
 }
 
 /// The mounts of this server.
 #[derive(Clone)]
-pub struct Mounts {
+pub(crate) struct Mounts {
     store: Store,
     live: Arc<Mutex<BTreeMap<PathBuf, (Mounted, MountOptions)>>>,
 }
 
 impl Mounts {
     /// None yet.
-    pub fn new(store: Store) -> Self {
-        Self { store, live: Arc::default() }
+    pub(crate) fn new(store: Store) -> Self {
+        Self {
+            store,
+            live: Arc::default(),
+        }
     }
 
     /// Unmounts all; files still open in them are cut off.
-    pub fn stop(&self) -> Outcome {
+    pub(crate) fn stop(&self) -> Outcome {
         let all = std::mem::take(&mut *self.locked());
         let mut outcome = Ok(());
         for (path, (mounted, _)) in all {
@@ -95,7 +98,10 @@ impl Mounts {
             let message = format!("{MOUNTS_MAX} mounts are the most; take one away first");
             return Err(Problem::new(Kind::Unavailable, "mount", message));
         }
-        let options = MountOptions { allow_other: ask.allow_other, read_only: ask.read_only };
+        let options = MountOptions {
+            allow_other: ask.allow_other,
+            read_only: ask.read_only,
+        };
         let mounted = fuse::mount::mount(self.store.clone(), &ask.path, options.clone())
             .map_err(|error| problem(&error))?;
         let shown = shown(&mounted, &options);
@@ -106,14 +112,20 @@ impl Mounts {
     fn list(&self) -> MountList {
         let mut live = self.locked();
         live.retain(|_, (mounted, _)| mounted.is_live());
-        MountList { mounts: live.values().map(|(mounted, options)| shown(mounted, options)).collect() }
+        MountList {
+            mounts: live
+                .values()
+                .map(|(mounted, options)| shown(mounted, options))
+                .collect(),
+        }
     }
 
     fn remove(&self, path: &PathBuf) -> Reply<()> {
         let mut live = self.locked();
         let Some((mounted, _)) = live.remove(path) else {
             let message = format!("nothing is mounted at {}", path.display());
-            let existing: Vec<String> = live.keys().map(|path| path.display().to_string()).collect();
+            let existing: Vec<String> =
+                live.keys().map(|path| path.display().to_string()).collect();
             let problem = Problem::new(Kind::NotFound, "mount", message);
             return Err(problem.suggest(&path.display().to_string(), existing));
         };
@@ -128,8 +140,10 @@ impl Mounts {
 }
 
 /// `GET`, `POST` and `DELETE /mounts`.
-pub fn router(mounts: Mounts) -> Router {
-    Router::new().route("/mounts", get(list).post(add).delete(remove)).with_state(mounts)
+pub(crate) fn router(mounts: Mounts) -> Router {
+    Router::new()
+        .route("/mounts", get(list).post(add).delete(remove))
+        .with_state(mounts)
 }
 
 async fn list(State(mounts): State<Mounts>) -> Reply<Json<MountList>> {
@@ -140,19 +154,25 @@ async fn add(
     State(mounts): State<Mounts>,
     Json(ask): Json<MountAsk>,
 ) -> Reply<(StatusCode, Json<MountShown>)> {
-    blocking(move || mounts.add(&ask)).await.map(|shown| (StatusCode::CREATED, Json(shown)))
+    blocking(move || mounts.add(&ask))
+        .await
+        .map(|shown| (StatusCode::CREATED, Json(shown)))
 }
 
 async fn remove(State(mounts): State<Mounts>, Query(which): Query<Which>) -> Reply<StatusCode> {
-    blocking(move || mounts.remove(&which.path)).await.map(|()| StatusCode::NO_CONTENT)
+    blocking(move || mounts.remove(&which.path))
+        .await
+        .map(|()| StatusCode::NO_CONTENT)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Reply<T> + Send + 'static) -> Reply<T> {
     let span = tracing::Span::current();
-    tokio::task::spawn_blocking(move || span.in_scope(work)).await.unwrap_or_else(|error| {
-        let problem = Problem::new(Kind::Internal, "mount", "a mount call did not come back");
-        Err(problem.because(error.to_string()))
-    })
+    tokio::task::spawn_blocking(move || span.in_scope(work))
+        .await
+        .unwrap_or_else(|error| {
+            let problem = Problem::new(Kind::Internal, "mount", "a mount call did not come back");
+            Err(problem.because(error.to_string()))
+        })
 }
 
 fn shown(mounted: &Mounted, options: &MountOptions) -> MountShown {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 /// A checksum that S3 names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
+pub(crate) enum Algorithm {
     /// CRC-32/ISO-HDLC.
     Crc32,
     /// CRC-32/ISCSI.
@@ -27,7 +27,7 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// Its name for people.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Crc32 => "crc32",
             Self::Crc32c => "crc32c",
@@ -38,12 +38,12 @@ impl Algorithm {
     }
 
     /// Whether parts' checksums combine into the whole's.
-    pub fn combines(self) -> bool {
+    pub(crate) fn combines(self) -> bool {
         matches!(self, Self::Crc32 | Self::Crc32c | Self::Crc64Nvme)
     }
 
     /// Begins one.
-    pub fn begin(self) -> Running {
+    pub(crate) fn begin(self) -> Running {
         match self {
             Self::Crc32 => Running::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc), 4),
             Self::Crc32c => Running::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi), 4),
@@ -56,7 +56,7 @@ impl Algorithm {
 
 /// A checksum under way.
 #[derive(Clone)]
-pub enum Running {
+pub(crate) enum Running {
     /// A CRC of so many bytes.
     Crc(crc_fast::Digest, usize),
     /// SHA-256.
@@ -67,7 +67,7 @@ pub enum Running {
 
 impl Running {
     /// Adds bytes in order.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Crc(digest, _) => digest.update(bytes),
             Self::Sha256(digest) => digest.update(bytes),
@@ -76,7 +76,7 @@ impl Running {
     }
 
     /// Adds the part that follows; only CRCs can.
-    pub fn append(&mut self, next: &Self) {
+    pub(crate) fn append(&mut self, next: &Self) {
         match (self, next) {
             (Self::Crc(digest, _), Self::Crc(next, _)) => digest.combine(next),
             _ => unreachable!("asked only where Algorithm::combines holds"),
@@ -84,7 +84,7 @@ impl Running {
     }
 
     /// The checksum, big-endian.
-    pub fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         match self {
             Self::Crc(digest, width) => digest.finalize().to_be_bytes()[8 - width..].to_vec(),
             Self::Sha256(digest) => digest.finalize().to_vec(),
@@ -94,12 +94,12 @@ impl Running {
 }
 
 /// Base64, as headers carry it.
-pub fn encode(bytes: &[u8]) -> String {
+pub(crate) fn encode(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
 /// The checksum of parts' checksums, as S3 writes it.
-pub fn composite(algorithm: Algorithm, parts: &[Vec<u8>]) -> String {
+pub(crate) fn composite(algorithm: Algorithm, parts: &[Vec<u8>]) -> String {
     let mut whole = algorithm.begin();
     for part in parts {
         whole.update(part);
@@ -109,7 +109,7 @@ pub fn composite(algorithm: Algorithm, parts: &[Vec<u8>]) -> String {
 
 /// What must hold at the end of a download.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proof {
+pub(crate) enum Proof {
     /// The whole object's checksum, big-endian.
     Whole(Algorithm, Vec<u8>),
     /// The checksum of the checksums of this many parts.
@@ -120,7 +120,7 @@ pub enum Proof {
 
 /// The best proof among what a source says: each algorithm's text (`<base64>` or `<base64>-<n>`),
 /// then the ETag, which is an MD5 where it is 32 hex digits.
-pub fn proof(shown: &[(Algorithm, Option<&str>)], etag: Option<&str>) -> Proof {
+pub(crate) fn proof(shown: &[(Algorithm, Option<&str>)], etag: Option<&str>) -> Proof {
     for (algorithm, text) in shown {
         let Some(text) = text else { continue };
         // Base64 has no '-', so the last one starts the number of parts.
@@ -143,7 +143,10 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     if !text.is_ascii() || text.len() % 2 != 0 {
         return None;
     }
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -159,9 +162,18 @@ mod tests {
     #[test]
     fn checksums_have_their_published_values() {
         // The check values of the CRC catalogue, FIPS 180-4 and RFC 1321, of "123456789".
-        assert_eq!(of(Algorithm::Crc32, b"123456789"), 0xcbf4_3926u32.to_be_bytes());
-        assert_eq!(of(Algorithm::Crc32c, b"123456789"), 0xe306_9283u32.to_be_bytes());
-        assert_eq!(of(Algorithm::Crc64Nvme, b"123456789"), 0xae8b_1486_0a79_9888u64.to_be_bytes());
+        assert_eq!(
+            of(Algorithm::Crc32, b"123456789"),
+            0xcbf4_3926u32.to_be_bytes()
+        );
+        assert_eq!(
+            of(Algorithm::Crc32c, b"123456789"),
+            0xe306_9283u32.to_be_bytes()
+        );
+        assert_eq!(
+            of(Algorithm::Crc64Nvme, b"123456789"),
+            0xae8b_1486_0a79_9888u64.to_be_bytes()
+        );
         assert_eq!(of(Algorithm::Sha256, b"")[..4], [0xe3, 0xb0, 0xc4, 0x42]);
         assert_eq!(of(Algorithm::Md5, b"")[..4], [0xd4, 0x1d, 0x8c, 0xd9]);
     }
@@ -183,15 +195,32 @@ mod tests {
     #[test]
     fn the_best_proof_is_found_in_what_a_source_says() {
         let crc = encode(&[1, 2, 3, 4]);
-        let shown = [(Algorithm::Sha256, None), (Algorithm::Crc32, Some(crc.as_str()))];
-        assert_eq!(proof(&shown, None), Proof::Whole(Algorithm::Crc32, vec![1, 2, 3, 4]));
+        let shown = [
+            (Algorithm::Sha256, None),
+            (Algorithm::Crc32, Some(crc.as_str())),
+        ];
+        assert_eq!(
+            proof(&shown, None),
+            Proof::Whole(Algorithm::Crc32, vec![1, 2, 3, 4])
+        );
         let parts = format!("{crc}-3");
         let shown = [(Algorithm::Crc32, Some(parts.as_str()))];
-        assert_eq!(proof(&shown, None), Proof::Parts(Algorithm::Crc32, parts.clone(), 3));
+        assert_eq!(
+            proof(&shown, None),
+            Proof::Parts(Algorithm::Crc32, parts.clone(), 3)
+        );
         let md5 = "\"d41d8cd98f00b204e9800998ecf8427e\"";
-        assert!(matches!(proof(&[], Some(md5)), Proof::Whole(Algorithm::Md5, bytes) if bytes.len() == 16));
-        assert_eq!(proof(&[], Some("\"d41d8cd98f00b204e9800998ecf8427e-2\"")), Proof::Nothing);
-        assert_eq!(proof(&[(Algorithm::Crc32, Some("?"))], Some("ä")), Proof::Nothing);
+        assert!(
+            matches!(proof(&[], Some(md5)), Proof::Whole(Algorithm::Md5, bytes) if bytes.len() == 16)
+        );
+        assert_eq!(
+            proof(&[], Some("\"d41d8cd98f00b204e9800998ecf8427e-2\"")),
+            Proof::Nothing
+        );
+        assert_eq!(
+            proof(&[(Algorithm::Crc32, Some("?"))], Some("ä")),
+            Proof::Nothing
+        );
     }
 
     #[test]

@@ -24,19 +24,29 @@ struct Job {
 }
 
 /// Copies an object, or all below a prefix.
-pub(super) async fn get(run: &Run, source: &str, target: &Path) -> Outcome<Report> {
+pub(crate) async fn get(run: &Run, source: &str, target: &Path) -> Outcome<Report> {
     let (bucket, key) = location(source)?;
     let many = key.is_empty() || key.ends_with('/');
     let mut jobs = if many {
         tree(run, bucket, key, target).await?
     } else {
         let last = key.rsplit('/').next().unwrap_or(key);
-        let path = if target.is_dir() { target.join(relative(last)?) } else { target.to_owned() };
-        vec![Job { key: key.to_owned(), path }]
+        let path = if target.is_dir() {
+            target.join(relative(last)?)
+        } else {
+            target.to_owned()
+        };
+        vec![Job {
+            key: key.to_owned(),
+            path,
+        }]
     };
     let is_there = |job: &Job| job.path.symlink_metadata().is_ok();
-    let there: Vec<String> =
-        jobs.iter().filter(|job| is_there(job)).map(|job| job.path.display().to_string()).collect();
+    let there: Vec<String> = jobs
+        .iter()
+        .filter(|job| is_there(job))
+        .map(|job| job.path.display().to_string())
+        .collect();
     let mut kept = Vec::new();
     match run.existing {
         Existing::Refuse if !there.is_empty() => return Err(refuse_existing(&there)),
@@ -49,7 +59,10 @@ pub(super) async fn get(run: &Run, source: &str, target: &Path) -> Outcome<Repor
     if many {
         for directory in jobs.iter().filter_map(|job| job.path.parent()) {
             std::fs::create_dir_all(directory).map_err(|error| {
-                Failure::io(format_args!("make the directory {}", directory.display()), &error)
+                Failure::io(
+                    format_args!("make the directory {}", directory.display()),
+                    &error,
+                )
             })?;
         }
     }
@@ -60,13 +73,25 @@ pub(super) async fn get(run: &Run, source: &str, target: &Path) -> Outcome<Repor
         .await?;
     copied.sort_by(|one, other| one.source.cmp(&other.source));
     let length_bytes = copied.iter().map(|item| item.length_bytes).sum();
-    Ok(Report { copied, kept, left_out: Vec::new(), length_bytes, seconds: 0.0 })
+    Ok(Report {
+        copied,
+        kept,
+        left_out: Vec::new(),
+        length_bytes,
+        seconds: 0.0,
+    })
 }
 
 async fn tree(run: &Run, bucket: &str, prefix: &str, target: &Path) -> Outcome<Vec<Job>> {
     let what = format!("list s3://{bucket}/{prefix}");
-    let mut pages =
-        run.remote.s3.list_objects_v2().bucket(bucket).prefix(prefix).into_paginator().send();
+    let mut pages = run
+        .remote
+        .s3
+        .list_objects_v2()
+        .bucket(bucket)
+        .prefix(prefix)
+        .into_paginator()
+        .send();
     let mut jobs = Vec::new();
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| run.remote.failure(&what, error))?;
@@ -75,7 +100,10 @@ async fn tree(run: &Run, bucket: &str, prefix: &str, target: &Path) -> Outcome<V
             // An empty object that ends in a slash is how some programs write a directory.
             if !key.ends_with('/') {
                 let path = target.join(relative(key.strip_prefix(prefix).unwrap_or(key))?);
-                jobs.push(Job { key: key.to_owned(), path });
+                jobs.push(Job {
+                    key: key.to_owned(),
+                    path,
+                });
             }
         }
     }
@@ -90,7 +118,11 @@ async fn tree(run: &Run, bucket: &str, prefix: &str, target: &Path) -> Outcome<V
 fn relative(key: &str) -> Outcome<PathBuf> {
     let path = Path::new(key);
     let plain = |component: Component<'_>| matches!(component, Component::Normal(_));
-    let same = path.components().map(|part| part.as_os_str().len() + 1).sum::<usize>() == key.len() + 1;
+    let same = path
+        .components()
+        .map(|part| part.as_os_str().len() + 1)
+        .sum::<usize>()
+        == key.len() + 1;
     if !key.is_empty() && !key.contains('\0') && same && path.components().all(plain) {
         return Ok(path.to_owned());
     }
@@ -101,14 +133,20 @@ fn relative(key: &str) -> Outcome<PathBuf> {
 async fn object(run: &Run, bucket: &str, job: &Job) -> Outcome<Item> {
     let url = format!("s3://{bucket}/{}", job.key);
     let head = run.remote.s3.head_object().bucket(bucket).key(&job.key);
-    let head = head.checksum_mode(ChecksumMode::Enabled).send().await.map_err(|error| {
-        let failure = run.remote.failure(&format!("look at {url}"), error);
-        if failure.exit() == Exit::NotFound {
-            return failure.hint("A tree ends in a slash: s3://bucket/prefix/");
-        }
-        failure
-    })?;
-    let length = head.content_length().and_then(|length| u64::try_from(length).ok());
+    let head = head
+        .checksum_mode(ChecksumMode::Enabled)
+        .send()
+        .await
+        .map_err(|error| {
+            let failure = run.remote.failure(&format!("look at {url}"), error);
+            if failure.exit() == Exit::NotFound {
+                return failure.hint("A tree ends in a slash: s3://bucket/prefix/");
+            }
+            failure
+        })?;
+    let length = head
+        .content_length()
+        .and_then(|length| u64::try_from(length).ok());
     let length_bytes = length.ok_or_else(|| {
         Failure::new(Exit::Unavailable, "object", format!("{url} has no length")).hint("Try again")
     })?;
@@ -158,12 +196,24 @@ struct Fetching<'a> {
 impl Fetching<'_> {
     /// A checksum of parts' checksums can be proved only by parts of the same length.
     async fn know_parts(&mut self) {
-        let Proof::Parts(_, _, count) = &self.proof else { return };
+        let Proof::Parts(_, _, count) = &self.proof else {
+            return;
+        };
         let s3 = &self.run.remote.s3;
-        let first = s3.head_object().bucket(self.bucket).key(&self.job.key).part_number(1).send().await;
-        let length = first.ok().and_then(|head| u64::try_from(head.content_length()?).ok());
+        let first = s3
+            .head_object()
+            .bucket(self.bucket)
+            .key(&self.job.key)
+            .part_number(1)
+            .send()
+            .await;
+        let length = first
+            .ok()
+            .and_then(|head| u64::try_from(head.content_length()?).ok());
         match length {
-            Some(part @ 1..) if self.length_bytes.div_ceil(part) == *count => self.part_bytes = part,
+            Some(part @ 1..) if self.length_bytes.div_ceil(part) == *count => {
+                self.part_bytes = part
+            }
             _ => self.proof = Proof::Nothing,
         }
     }
@@ -187,13 +237,20 @@ impl Fetching<'_> {
             .try_collect()
             .await?;
         parts.sort_by_key(|(index, _)| *index);
-        let parts: Vec<Running> = parts.into_iter().filter_map(|(_, running)| running).collect();
+        let parts: Vec<Running> = parts
+            .into_iter()
+            .filter_map(|(_, running)| running)
+            .collect();
         match &self.proof {
             Proof::Nothing => Ok(("length".into(), None)),
             Proof::Parts(algorithm, expected, count) => {
                 let sums: Vec<Vec<u8>> = parts.into_iter().map(Running::bytes).collect();
                 let found = checksum::composite(*algorithm, &sums);
-                self.compare(&format!("{} of {count} parts", algorithm.name()), expected, found)
+                self.compare(
+                    &format!("{} of {count} parts", algorithm.name()),
+                    expected,
+                    found,
+                )
             }
             Proof::Whole(algorithm, expected) => {
                 let mut whole = algorithm.begin();
@@ -208,11 +265,19 @@ impl Fetching<'_> {
         }
     }
 
-    fn compare(&self, by: &str, expected: &str, found: String) -> Outcome<(String, Option<String>)> {
+    fn compare(
+        &self,
+        by: &str,
+        expected: &str,
+        found: String,
+    ) -> Outcome<(String, Option<String>)> {
         if found == expected {
             return Ok((by.to_owned(), Some(found)));
         }
-        let message = format!("{}: what arrived has {by} {found}, the source says {expected}", self.url);
+        let message = format!(
+            "{}: what arrived has {by} {found}, the source says {expected}",
+            self.url
+        );
         Err(Failure::new(Exit::Corrupt, "object", message).hint("Nothing was kept; try again"))
     }
 
@@ -231,8 +296,12 @@ impl Fetching<'_> {
             match self.once(file, offset, length, algorithm, &mut came).await {
                 Ok(running) => return Ok(running),
                 // Only a body that broke off: the SDK has tried the request itself again already.
-                Err(failure) if failure.exit() == Exit::Unavailable && tries < TRIES && came > 0 => {
-                    self.run.progress.set_position(self.run.progress.position().saturating_sub(came));
+                Err(failure)
+                    if failure.exit() == Exit::Unavailable && tries < TRIES && came > 0 =>
+                {
+                    self.run
+                        .progress
+                        .set_position(self.run.progress.position().saturating_sub(came));
                     tokio::time::sleep(Duration::from_millis(200 << tries)).await;
                 }
                 Err(failure) => return Err(failure),
@@ -249,12 +318,28 @@ impl Fetching<'_> {
         came: &mut u64,
     ) -> Outcome<Option<Running>> {
         let what = format!("get {}", self.url);
-        let get = self.run.remote.s3.get_object().bucket(self.bucket).key(&self.job.key);
+        let get = self
+            .run
+            .remote
+            .s3
+            .get_object()
+            .bucket(self.bucket)
+            .key(&self.job.key);
         // The whole object must be the one that was looked at, even if it is replaced meanwhile.
-        let get = get.set_if_match(self.etag.clone()).range(format!("bytes={offset}-{}", offset + length - 1));
-        let answer = get.send().await.map_err(|error| self.run.remote.failure(&what, error))?;
+        let get = get
+            .set_if_match(self.etag.clone())
+            .range(format!("bytes={offset}-{}", offset + length - 1));
+        let answer = get
+            .send()
+            .await
+            .map_err(|error| self.run.remote.failure(&what, error))?;
         let broke = |why: &dyn std::fmt::Display| {
-            Failure::new(Exit::Unavailable, "object", format!("{} broke off", self.url)).because(why)
+            Failure::new(
+                Exit::Unavailable,
+                "object",
+                format!("{} broke off", self.url),
+            )
+            .because(why)
         };
         let mut running = algorithm.map(Algorithm::begin);
         let mut body = answer.body;
@@ -281,7 +366,11 @@ impl Fetching<'_> {
                 break;
             }
         }
-        if *came == length { Ok(running) } else { Err(broke(&"fewer bytes came than were asked for")) }
+        if *came == length {
+            Ok(running)
+        } else {
+            Err(broke(&"fewer bytes came than were asked for"))
+        }
     }
 
     /// Writes and gives the buffer back, empty.
@@ -292,9 +381,12 @@ impl Fetching<'_> {
             bytes.clear();
             Ok(bytes)
         });
-        written.await.map_err(lost)?.map_err(|error: std::io::Error| {
-            Failure::io(format_args!("write {}", self.job.path.display()), &error)
-        })
+        written
+            .await
+            .map_err(lost)?
+            .map_err(|error: std::io::Error| {
+                Failure::io(format_args!("write {}", self.job.path.display()), &error)
+            })
     }
 }
 
@@ -340,7 +432,11 @@ impl Fresh {
             .truncate(true)
             .open(&path)
             .map_err(|error| Failure::io(format_args!("create {}", target.display()), &error))?;
-        Ok(Self { file: Arc::new(file), path, target: target.to_owned() })
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            target: target.to_owned(),
+        })
     }
 
     /// Syncs and takes the target's name.
@@ -354,7 +450,10 @@ impl Fresh {
             // A link never replaces what somebody made since we looked.
             std::fs::hard_link(&self.path, &self.target).map_err(|error| failed(&error))?;
         }
-        let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = self
+            .target
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))
             .and_then(|directory| directory.sync_all())
             .map_err(|error| failed(&error))
@@ -374,7 +473,17 @@ mod tests {
 
     #[test]
     fn a_hostile_key_does_not_leave_the_target() {
-        for key in ["../x", "a/../../x", "/etc/passwd", "a//b", "./a", "a/.", "", "a\0b", "a/"] {
+        for key in [
+            "../x",
+            "a/../../x",
+            "/etc/passwd",
+            "a//b",
+            "./a",
+            "a/.",
+            "",
+            "a\0b",
+            "a/",
+        ] {
             let failure = relative(key).unwrap_err();
             assert_eq!(failure.exit(), Exit::Invalid, "{key:?}");
         }
@@ -394,7 +503,10 @@ mod tests {
         fresh.settle(Existing::Refuse).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         let again = Fresh::create(&target).unwrap();
-        assert_eq!(again.settle(Existing::Refuse).unwrap_err().exit(), Exit::Conflict);
+        assert_eq!(
+            again.settle(Existing::Refuse).unwrap_err().exit(),
+            Exit::Conflict
+        );
         let again = Fresh::create(&target).unwrap();
         again.settle(Existing::Replace).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"");
@@ -407,8 +519,12 @@ mod tests {
         std::io::Write::write_all(&mut file, &vec![7u8; 3 << 20]).unwrap();
         let mut expected = Algorithm::Sha256.begin();
         expected.update(&vec![7u8; 3 << 20]);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let found = runtime.block_on(digest(&Arc::new(file), Algorithm::Sha256)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let found = runtime
+            .block_on(digest(&Arc::new(file), Algorithm::Sha256))
+            .unwrap();
         assert_eq!(found.bytes(), expected.bytes());
     }
 }

@@ -34,7 +34,7 @@ const FLIGHT_BYTES_MAX: u64 = 256 << 20;
 
 /// Copies to and from S3.
 #[derive(Clone, Debug, Subcommand)]
-pub enum Verb {
+pub(crate) enum Verb {
     /// Copy a file or a tree to S3
     #[command(after_help = "\
 Target: s3://bucket/key names the object of a file; s3://bucket or s3://bucket/prefix/ takes the file's
@@ -67,7 +67,7 @@ Examples:
 
 /// Copies to S3.
 #[derive(Clone, Debug, Args)]
-pub struct Put {
+pub(crate) struct Put {
     /// A file or a directory
     source: PathBuf,
     /// s3://bucket/key, s3://bucket/prefix/ or s3://bucket
@@ -81,7 +81,7 @@ pub struct Put {
 
 /// Copies from S3.
 #[derive(Clone, Debug, Args)]
-pub struct Get {
+pub(crate) struct Get {
     /// s3://bucket/key, s3://bucket/prefix/ or s3://bucket
     source: String,
     /// A file or a directory
@@ -92,7 +92,7 @@ pub struct Get {
 
 /// How to copy, and with which S3.
 #[derive(Clone, Debug, Args)]
-pub struct How {
+pub(crate) struct How {
     /// What to do where the target exists
     #[arg(long, value_enum, default_value_t = Existing::Refuse)]
     existing: Existing,
@@ -112,7 +112,7 @@ pub struct How {
 
 /// What to do where the target exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Existing {
+pub(crate) enum Existing {
     /// Stop before anything is copied
     Refuse,
     /// Put the new one in its place
@@ -123,7 +123,7 @@ pub enum Existing {
 
 /// The checksum that an upload asks its target to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Keep {
+pub(crate) enum Keep {
     /// CRC-32 over the whole object
     Crc32,
     /// SHA-256; over the parts' digests where there are several
@@ -165,7 +165,7 @@ struct Run {
 }
 
 /// Does it.
-pub async fn run(context: &Context, verb: Verb) -> Outcome {
+pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
     let began = Instant::now();
     let how = match &verb {
         Verb::Put(put) => &put.how,
@@ -215,7 +215,9 @@ impl Run {
 fn part_for(length_bytes: u64, asked: Option<u64>) -> u64 {
     let needed = length_bytes.div_ceil(PARTS_MAX).next_multiple_of(1 << 20);
     // About a hundred parts: few requests, and still something to do in parallel.
-    let few = (length_bytes / 100).next_multiple_of(1 << 20).clamp(PART_BYTES_MIN, PART_BYTES_MAX);
+    let few = (length_bytes / 100)
+        .next_multiple_of(1 << 20)
+        .clamp(PART_BYTES_MIN, PART_BYTES_MAX);
     asked.unwrap_or(few).max(needed)
 }
 
@@ -247,17 +249,32 @@ fn lines(report: &Report) -> String {
     let mut text = String::new();
     // A tree is summed up; its files are in --json.
     if let [one] = report.copied.as_slice() {
-        text.push_str(&format!("{} → {}  ", render::plain(&one.source), render::plain(&one.target)));
+        text.push_str(&format!(
+            "{} → {}  ",
+            render::plain(&one.source),
+            render::plain(&one.target)
+        ));
     } else {
-        text.push_str(&format!("{}  ", render::count(report.copied.len() as u64, "file")));
+        text.push_str(&format!(
+            "{}  ",
+            render::count(report.copied.len() as u64, "file")
+        ));
     }
     let time = Duration::from_secs_f64(report.seconds);
-    text.push_str(&format!("{}  {}", render::bytes(report.length_bytes), render::duration(time)));
+    text.push_str(&format!(
+        "{}  {}",
+        render::bytes(report.length_bytes),
+        render::duration(time)
+    ));
     if report.seconds > 0.0 && report.length_bytes > 0 {
         let megabytes = report.length_bytes as f64 / 1e6 / report.seconds;
         text.push_str(&format!("  {megabytes:.0} MB/s"));
     }
-    let mut proofs: Vec<&str> = report.copied.iter().map(|item| item.verified.as_str()).collect();
+    let mut proofs: Vec<&str> = report
+        .copied
+        .iter()
+        .map(|item| item.verified.as_str())
+        .collect();
     proofs.sort_unstable();
     proofs.dedup();
     match proofs.as_slice() {
@@ -267,10 +284,16 @@ fn lines(report: &Report) -> String {
     }
     text.push('\n');
     if !report.kept.is_empty() {
-        text.push_str(&format!("{} kept as they were\n", render::count(report.kept.len() as u64, "target")));
+        text.push_str(&format!(
+            "{} kept as they were\n",
+            render::count(report.kept.len() as u64, "target")
+        ));
     }
     for name in &report.left_out {
-        text.push_str(&format!("left out, neither file nor directory: {}\n", render::plain(name)));
+        text.push_str(&format!(
+            "left out, neither file nor directory: {}\n",
+            render::plain(name)
+        ));
     }
     text
 }
@@ -296,8 +319,12 @@ fn refuse_existing(there: &[String]) -> Failure {
     if more > 0 {
         names.push_str(&format!(" and {more} more"));
     }
-    Failure::new(Exit::Conflict, "stage", format!("there already: {names}; nothing was copied"))
-        .hint("Choose: --existing replace, --existing keep, or another target")
+    Failure::new(
+        Exit::Conflict,
+        "stage",
+        format!("there already: {names}; nothing was copied"),
+    )
+    .hint("Choose: --existing replace, --existing keep, or another target")
 }
 
 #[cfg(test)]

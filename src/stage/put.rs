@@ -23,11 +23,13 @@ struct Job {
 }
 
 /// Copies a file or a tree.
-pub(super) async fn put(run: &Run, source: &Path, target: &str, keep: Keep) -> Outcome<Report> {
+pub(crate) async fn put(run: &Run, source: &Path, target: &str, keep: Keep) -> Outcome<Report> {
     let (bucket, below) = location(target)?;
     let (mut jobs, left_out) = {
         let (source, below) = (source.to_owned(), below.to_owned());
-        tokio::task::spawn_blocking(move || plan(&source, &below)).await.map_err(lost)??
+        tokio::task::spawn_blocking(move || plan(&source, &below))
+            .await
+            .map_err(lost)??
     };
     let there = existing(run, bucket, &jobs).await?;
     let mut kept = Vec::new();
@@ -39,7 +41,8 @@ pub(super) async fn put(run: &Run, source: &Path, target: &str, keep: Keep) -> O
         }
         Existing::Refuse | Existing::Replace => {}
     }
-    run.progress.set_length(jobs.iter().map(|job| job.length_bytes).sum());
+    run.progress
+        .set_length(jobs.iter().map(|job| job.length_bytes).sum());
     let mut copied: Vec<Item> = stream::iter(&jobs)
         .map(|job| file(run, bucket, job, keep))
         .buffer_unordered(run.jobs)
@@ -47,7 +50,13 @@ pub(super) async fn put(run: &Run, source: &Path, target: &str, keep: Keep) -> O
         .await?;
     copied.sort_by(|one, other| one.source.cmp(&other.source));
     let length_bytes = copied.iter().map(|item| item.length_bytes).sum();
-    Ok(Report { copied, kept, left_out, length_bytes, seconds: 0.0 })
+    Ok(Report {
+        copied,
+        kept,
+        left_out,
+        length_bytes,
+        seconds: 0.0,
+    })
 }
 
 /// Which files go where, and what is left out.
@@ -63,14 +72,24 @@ fn plan(source: &Path, below: &str) -> Outcome<(Vec<Job>, Vec<String>)> {
             prefix if prefix.ends_with('/') => format!("{prefix}{}", text(&name)?),
             key => key.to_owned(),
         };
-        return Ok((vec![Job { path: source.into(), key, length_bytes: top.len() }], Vec::new()));
+        return Ok((
+            vec![Job {
+                path: source.into(),
+                key,
+                length_bytes: top.len(),
+            }],
+            Vec::new(),
+        ));
     }
     if !top.is_dir() {
         let message = format!("{} is neither a file nor a directory", source.display());
         return Err(Failure::new(Exit::Invalid, "file", message));
     }
-    let prefix =
-        if below.is_empty() || below.ends_with('/') { below.to_owned() } else { format!("{below}/") };
+    let prefix = if below.is_empty() || below.ends_with('/') {
+        below.to_owned()
+    } else {
+        format!("{below}/")
+    };
     let (mut jobs, mut left_out, mut open) = (Vec::new(), Vec::new(), vec![source.to_owned()]);
     while let Some(directory) = open.pop() {
         for entry in std::fs::read_dir(&directory).map_err(|error| read(&directory, &error))? {
@@ -82,7 +101,11 @@ fn plan(source: &Path, below: &str) -> Outcome<(Vec<Job>, Vec<String>)> {
             } else if about.is_file() {
                 let relative = path.strip_prefix(source).unwrap_or(&path);
                 let key = format!("{prefix}{}", text(relative)?);
-                jobs.push(Job { path, key, length_bytes: about.len() });
+                jobs.push(Job {
+                    path,
+                    key,
+                    length_bytes: about.len(),
+                });
             } else {
                 left_out.push(path.display().to_string());
             }
@@ -95,7 +118,10 @@ fn plan(source: &Path, below: &str) -> Outcome<(Vec<Job>, Vec<String>)> {
 
 fn text(path: &Path) -> Outcome<&str> {
     path.to_str().ok_or_else(|| {
-        let message = format!("{} has no name in UTF-8, so no key can hold it", path.display());
+        let message = format!(
+            "{} has no name in UTF-8, so no key can hold it",
+            path.display()
+        );
         Failure::new(Exit::Invalid, "file", message).hint("Rename it")
     })
 }
@@ -104,13 +130,25 @@ fn text(path: &Path) -> Outcome<&str> {
 async fn existing(run: &Run, bucket: &str, jobs: &[Job]) -> Outcome<Vec<String>> {
     let mut there: Vec<String> = stream::iter(jobs)
         .map(|job| async move {
-            let head = run.remote.s3.head_object().bucket(bucket).key(&job.key).send().await;
+            let head = run
+                .remote
+                .s3
+                .head_object()
+                .bucket(bucket)
+                .key(&job.key)
+                .send()
+                .await;
             match head {
                 Ok(_) => Ok(Some(url(bucket, &job.key))),
                 Err(error) => {
-                    let failure =
-                        run.remote.failure(&format!("look at {}", url(bucket, &job.key)), error);
-                    if failure.exit() == Exit::NotFound { Ok(None) } else { Err(failure) }
+                    let failure = run
+                        .remote
+                        .failure(&format!("look at {}", url(bucket, &job.key)), error);
+                    if failure.exit() == Exit::NotFound {
+                        Ok(None)
+                    } else {
+                        Err(failure)
+                    }
                 }
             }
         })
@@ -123,7 +161,8 @@ async fn existing(run: &Run, bucket: &str, jobs: &[Job]) -> Outcome<Vec<String>>
 }
 
 async fn file(run: &Run, bucket: &str, job: &Job, keep: Keep) -> Outcome<Item> {
-    let failed = |error: &std::io::Error| Failure::io(format_args!("read {}", job.path.display()), error);
+    let failed =
+        |error: &std::io::Error| Failure::io(format_args!("read {}", job.path.display()), error);
     let opened = Arc::new(File::open(&job.path).map_err(|error| failed(&error))?);
     let before = opened.metadata().map_err(|error| failed(&error))?;
     let length_bytes = before.len();
@@ -132,7 +171,14 @@ async fn file(run: &Run, bucket: &str, job: &Job, keep: Keep) -> Outcome<Item> {
         Keep::Crc32 => Algorithm::Crc32,
         Keep::Sha256 => Algorithm::Sha256,
     };
-    let sending = Sending { run, bucket, job, opened: &opened, before: &before, algorithm };
+    let sending = Sending {
+        run,
+        bucket,
+        job,
+        opened: &opened,
+        before: &before,
+        algorithm,
+    };
     let (verified, checksum) = if length_bytes <= part_bytes {
         sending.whole(length_bytes).await?
     } else {
@@ -174,9 +220,17 @@ impl Sending<'_> {
         let sum = checksum::encode(&running.bytes());
         self.unchanged()?;
         let (crc32, sha256) = self.headers(&sum);
-        let put = self.run.remote.s3.put_object().bucket(self.bucket).key(&self.job.key);
+        let put = self
+            .run
+            .remote
+            .s3
+            .put_object()
+            .bucket(self.bucket)
+            .key(&self.job.key);
         let put = put.set_checksum_crc32(crc32).set_checksum_sha256(sha256);
-        let put = put.set_if_none_match(self.only_new()).body(ByteStream::from(body));
+        let put = put
+            .set_if_none_match(self.only_new())
+            .body(ByteStream::from(body));
         let answer = put.send().await.map_err(|error| self.refused(error))?;
         let shown = match self.algorithm {
             Algorithm::Sha256 => answer.checksum_sha256(),
@@ -195,12 +249,19 @@ impl Sending<'_> {
     async fn parts(&self, length_bytes: u64, part_bytes: u64) -> Outcome<(String, String)> {
         let s3 = &self.run.remote.s3;
         let whole_crc = self.algorithm.combines();
-        let create = s3.create_multipart_upload().bucket(self.bucket).key(&self.job.key);
+        let create = s3
+            .create_multipart_upload()
+            .bucket(self.bucket)
+            .key(&self.job.key);
         let create = create.checksum_algorithm(match self.algorithm {
             Algorithm::Sha256 => ChecksumAlgorithm::Sha256,
             _ => ChecksumAlgorithm::Crc32,
         });
-        let create = create.checksum_type(if whole_crc { ChecksumType::FullObject } else { ChecksumType::Composite });
+        let create = create.checksum_type(if whole_crc {
+            ChecksumType::FullObject
+        } else {
+            ChecksumType::Composite
+        });
         let created = create.send().await.map_err(|error| self.refused(error))?;
         let id = created.upload_id().unwrap_or_default().to_owned();
         // A target that does not say so keeps a checksum of the parts' checksums.
@@ -212,7 +273,12 @@ impl Sending<'_> {
         let mut sent: Vec<Sent> = stream::iter(0..count)
             .map(|index| {
                 let offset = index * part_bytes;
-                self.part(&id, index + 1, offset, part_bytes.min(length_bytes - offset))
+                self.part(
+                    &id,
+                    index + 1,
+                    offset,
+                    part_bytes.min(length_bytes - offset),
+                )
             })
             .buffer_unordered(self.run.parts_in_flight(part_bytes))
             .try_collect()
@@ -220,7 +286,10 @@ impl Sending<'_> {
         sent.sort_by_key(|part| part.number);
         self.unchanged()?;
 
-        let sums: Vec<Vec<u8>> = sent.iter().map(|part| part.running.clone().bytes()).collect();
+        let sums: Vec<Vec<u8>> = sent
+            .iter()
+            .map(|part| part.running.clone().bytes())
+            .collect();
         let composite = checksum::composite(self.algorithm, &sums);
         let whole = whole_crc.then(|| {
             let mut whole = self.algorithm.begin();
@@ -236,18 +305,27 @@ impl Sending<'_> {
                 .set_checksum_sha256(sha256)
                 .build()
         });
-        let list = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-        let complete = s3.complete_multipart_upload().bucket(self.bucket).key(&self.job.key);
-        let complete = complete.upload_id(&id).multipart_upload(list).set_if_none_match(self.only_new());
+        let list = CompletedMultipartUpload::builder()
+            .set_parts(Some(parts.collect()))
+            .build();
+        let complete = s3
+            .complete_multipart_upload()
+            .bucket(self.bucket)
+            .key(&self.job.key);
+        let complete = complete
+            .upload_id(&id)
+            .multipart_upload(list)
+            .set_if_none_match(self.only_new());
         let complete = match &whole {
-            Some(whole) if full => {
-                complete.checksum_type(ChecksumType::FullObject).checksum_crc32(whole)
-            }
+            Some(whole) if full => complete
+                .checksum_type(ChecksumType::FullObject)
+                .checksum_crc32(whole),
             _ => complete,
         };
         complete.send().await.map_err(|error| self.refused(error))?;
         self.run.remote.closed(&upload);
-        self.settled(length_bytes, count, whole.as_deref(), &composite).await
+        self.settled(length_bytes, count, whole.as_deref(), &composite)
+            .await
     }
 
     async fn part(&self, id: &str, number: u64, offset: u64, length: u64) -> Outcome<Sent> {
@@ -257,8 +335,16 @@ impl Sending<'_> {
         let mut running = self.algorithm.begin();
         running.update(&body);
         let (crc32, sha256) = self.headers(&checksum::encode(&running.clone().bytes()));
-        let upload = self.run.remote.s3.upload_part().bucket(self.bucket).key(&self.job.key);
-        let upload = upload.upload_id(id).part_number(i32::try_from(number).unwrap_or(i32::MAX));
+        let upload = self
+            .run
+            .remote
+            .s3
+            .upload_part()
+            .bucket(self.bucket)
+            .key(&self.job.key);
+        let upload = upload
+            .upload_id(id)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX));
         let upload = upload.set_checksum_crc32(crc32).set_checksum_sha256(sha256);
         let answer = upload
             .body(ByteStream::from(body))
@@ -266,7 +352,11 @@ impl Sending<'_> {
             .await
             .map_err(|error| self.refused(error))?;
         self.run.progress.inc(length);
-        Ok(Sent { number, etag: answer.e_tag().map(str::to_owned), running })
+        Ok(Sent {
+            number,
+            etag: answer.e_tag().map(str::to_owned),
+            running,
+        })
     }
 
     /// What the target now shows under the key must be what was sent.
@@ -281,9 +371,12 @@ impl Sending<'_> {
         let head = s3.head_object().bucket(self.bucket).key(&self.job.key);
         let head = head.checksum_mode(ChecksumMode::Enabled).send().await;
         let head = head.map_err(|error| self.refused(error))?;
-        let length = head.content_length().and_then(|length| u64::try_from(length).ok());
+        let length = head
+            .content_length()
+            .and_then(|length| u64::try_from(length).ok());
         if length != Some(length_bytes) {
-            let shown = length.map_or_else(|| "no length".into(), |length| format!("{length} bytes"));
+            let shown =
+                length.map_or_else(|| "no length".into(), |length| format!("{length} bytes"));
             return Err(self.differs(&format!("{length_bytes} bytes"), &shown));
         }
         let name = self.algorithm.name();
@@ -293,7 +386,9 @@ impl Sending<'_> {
         };
         match shown {
             Some(shown) if Some(shown) == whole => Ok((name.into(), shown.into())),
-            Some(shown) if shown == composite => Ok((format!("{name} of {count} parts"), shown.into())),
+            Some(shown) if shown == composite => {
+                Ok((format!("{name} of {count} parts"), shown.into()))
+            }
             // It compared each part on its way in, and shows nothing now.
             None => Ok((format!("{name} of each part"), composite.into())),
             Some(shown) => Err(self.differs(whole.unwrap_or(composite), shown)),
@@ -310,7 +405,9 @@ impl Sending<'_> {
         })
         .await
         .map_err(lost)?
-        .map_err(|error: std::io::Error| Failure::io(format_args!("read {}", path.display()), &error))
+        .map_err(|error: std::io::Error| {
+            Failure::io(format_args!("read {}", path.display()), &error)
+        })
     }
 
     /// A file written to meanwhile would be sent half old, half new.
@@ -318,12 +415,17 @@ impl Sending<'_> {
         let path = self.job.path.display();
         let now = std::fs::metadata(&self.job.path)
             .map_err(|error| Failure::io(format_args!("read {path}"), &error))?;
-        let stamp = |about: &Metadata| (about.ino(), about.len(), about.mtime(), about.mtime_nsec());
+        let stamp =
+            |about: &Metadata| (about.ino(), about.len(), about.mtime(), about.mtime_nsec());
         if stamp(&now) == stamp(self.before) {
             return Ok(());
         }
-        Err(Failure::new(Exit::Conflict, "file", format!("{path} changed while it was read"))
-            .hint("Try again when it is at rest"))
+        Err(Failure::new(
+            Exit::Conflict,
+            "file",
+            format!("{path} changed while it was read"),
+        )
+        .hint("Try again when it is at rest"))
     }
 
     fn headers(&self, sum: &str) -> (Option<String>, Option<String>) {
@@ -342,7 +444,9 @@ impl Sending<'_> {
     where
         E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.run.remote.failure(&format!("put {}", url(self.bucket, &self.job.key)), error)
+        self.run
+            .remote
+            .failure(&format!("put {}", url(self.bucket, &self.job.key)), error)
     }
 
     fn differs(&self, sent: &str, shown: &str) -> Failure {

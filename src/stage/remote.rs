@@ -15,32 +15,43 @@ use std::sync::{Mutex, PoisonError};
 type Upload = (String, String, String);
 
 /// One S3 and the uploads we have open there.
-pub struct Remote {
+pub(crate) struct Remote {
     /// The SDK's client.
-    pub s3: aws_sdk_s3::Client,
+    pub(crate) s3: aws_sdk_s3::Client,
     /// For messages.
-    pub endpoint: String,
+    pub(crate) endpoint: String,
     open: Mutex<BTreeSet<Upload>>,
 }
 
 impl Remote {
     /// This server, or another S3 with the key from the environment.
-    pub fn new(context: &Context, other: Option<&str>, region: Option<&str>) -> Outcome<Self> {
+    pub(crate) fn new(
+        context: &Context,
+        other: Option<&str>,
+        region: Option<&str>,
+    ) -> Outcome<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let (endpoint, credentials, region) = match other {
             None => {
                 let endpoint = context.server_url()?;
                 let pair = context.credentials(&endpoint)?;
                 let pair = Credentials::new(pair.access_key, pair.secret_key, None, None, "infall");
-                let region = crate::server_file::ServerFile::read(&context.data()?)
-                    .map_or_else(|_| context.config.region().to_owned(), |server| server.region);
+                let region = crate::server_file::ServerFile::read(&context.data()?).map_or_else(
+                    |_| context.config.region().to_owned(),
+                    |server| server.region,
+                );
                 (endpoint, pair, region)
             }
             Some(endpoint) => {
-                let (access, secret) =
-                    variable("AWS_ACCESS_KEY_ID").zip(variable("AWS_SECRET_ACCESS_KEY")).ok_or_else(|| {
-                        Failure::new(Exit::Denied, "credentials", format!("no key for {endpoint}"))
-                            .hint("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+                let (access, secret) = variable("AWS_ACCESS_KEY_ID")
+                    .zip(variable("AWS_SECRET_ACCESS_KEY"))
+                    .ok_or_else(|| {
+                        Failure::new(
+                            Exit::Denied,
+                            "credentials",
+                            format!("no key for {endpoint}"),
+                        )
+                        .hint("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
                     })?;
                 let token = variable("AWS_SESSION_TOKEN");
                 let pair = Credentials::new(access, secret, token, None, "environment");
@@ -57,7 +68,9 @@ impl Remote {
             return Err(Failure::new(Exit::Usage, "endpoint", message));
         }
         let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .tls_provider(tls::Provider::Rustls(
+                tls::rustls_provider::CryptoMode::Ring,
+            ))
             .build_https();
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
@@ -79,33 +92,49 @@ impl Remote {
     }
 
     /// Remembers an upload until it is done.
-    pub fn opened(&self, upload: Upload) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(upload);
+    pub(crate) fn opened(&self, upload: Upload) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(upload);
     }
 
     /// It is done.
-    pub fn closed(&self, upload: &Upload) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(upload);
+    pub(crate) fn closed(&self, upload: &Upload) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(upload);
     }
 
     /// Takes back what was begun and not completed, so that its parts do not lie there for ever.
-    pub async fn abort_open_uploads(&self) {
+    pub(crate) async fn abort_open_uploads(&self) {
         let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
         for (bucket, key, id) in open {
-            let abort =
-                self.s3.abort_multipart_upload().bucket(&bucket).key(&key).upload_id(&id).send().await;
+            let abort = self
+                .s3
+                .abort_multipart_upload()
+                .bucket(&bucket)
+                .key(&key)
+                .upload_id(&id)
+                .send()
+                .await;
             if abort.is_err() {
-                eprintln!("warning: upload {id} of s3://{bucket}/{key} could not be aborted; its parts may remain");
+                eprintln!(
+                    "warning: upload {id} of s3://{bucket}/{key} could not be aborted; its parts may remain"
+                );
             }
         }
     }
 
     /// An SDK error in our terms. `what` is what was tried: `put s3://b/k`.
-    pub fn failure<E>(&self, what: &str, error: SdkError<E>) -> Failure
+    pub(crate) fn failure<E>(&self, what: &str, error: SdkError<E>) -> Failure
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        let status = error.raw_response().map(|response| response.status().as_u16());
+        let status = error
+            .raw_response()
+            .map(|response| response.status().as_u16());
         let code = error.code().map(str::to_owned);
         let text = error.message().map(str::to_owned);
         let exit = match (status, code.as_deref()) {
@@ -119,7 +148,11 @@ impl Remote {
             (Some(500..), _) => Exit::Unavailable,
             (Some(_), _) => Exit::Invalid,
         };
-        let failure = Failure::new(exit, "object", format!("cannot {what} at {}", self.endpoint));
+        let failure = Failure::new(
+            exit,
+            "object",
+            format!("cannot {what} at {}", self.endpoint),
+        );
         let said: Vec<String> = match (code, text, status) {
             (None, None, Some(status)) => vec![format!("HTTP status {status}")],
             (None, None, None) => vec![deepest(&error)],

@@ -20,7 +20,10 @@
 //! | `u/` bucket `/` id | upload under way |
 //! | `part/` id `/` number u32 | `{"v":1,"seq":n,"part":{…}}` |
 //! | `r/` kind `/` name | `{"v":1,"value":…}`: record of another layer |
-//! | `volume/` name, `snapshot/` …, `image/` … | see the modules that own them |
+//! | `boot` | `{"v":1,"boot":n}`: how often the store was opened |
+//! | `volume/` name | volume |
+//! | `snapshot/` id, `snapshot-name/` name | snapshot; `{"v":1,"id":…}` |
+//! | `image/` id, `image-name/` name | image; `{"v":1,"id":…}` |
 //!
 //! Rows are JSON objects with a version `v`; a row of a newer version is refused, not guessed at.
 //! Holders of pins: `object:<bucket>/<key>#<seq>`, `part:<id>/<number>#<seq>`, `map:<id>`,

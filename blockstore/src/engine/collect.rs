@@ -81,10 +81,11 @@ impl Engine {
         }
     }
 
-    /// Segments that are sealed and wholly in the durable index.
+    /// Segments that are sealed and wholly in the durable index; those without payload too.
     fn settled_segments(&self) -> Result<Vec<SegmentId>> {
         let upto = lock(&self.inner.progress).checkpointed.segment;
-        Ok(self.inner.index.figures()?.into_iter().map(|(segment, _)| segment).filter(|known| *known < upto).collect())
+        let (_, present) = self.space()?;
+        Ok(present.into_keys().filter(|known| *known < upto).collect())
     }
 
     fn collect_segments(&self, worth: &dyn Fn(u64, u64) -> bool, done: &mut Reclaimed) -> Result<()> {

@@ -132,6 +132,7 @@ struct Inner {
     wake: Mutex<Wake>,
     woken: Condvar,
     stopping: AtomicBool,
+    running: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -184,6 +185,7 @@ impl Engine {
             wake: Mutex::default(),
             woken: Condvar::new(),
             stopping: AtomicBool::new(false),
+            running: Mutex::default(),
         };
         let engine = Self { inner: Arc::new(inner) };
         engine.replay(found.batches, start)?;
@@ -200,11 +202,11 @@ impl Engine {
 
     fn spawn(&self, name: &str, work: fn(&Self)) -> Result<()> {
         let engine = self.clone();
-        std::thread::Builder::new()
-            .name(name.into())
-            .spawn(move || work(&engine))
-            .map(|_| ())
-            .map_err(|failure| Error::new(Kind::Internal, Subject::Store, format!("cannot start {name}")).because(failure))
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&engine)).map_err(|failure| {
+            Error::new(Kind::Internal, Subject::Store, format!("cannot start {name}")).because(failure)
+        })?;
+        lock(&self.inner.running).push(thread);
+        Ok(())
     }
 
     /// Syncs, applies, checkpoints and stops the threads. The last call on an engine.
@@ -214,6 +216,9 @@ impl Engine {
         self.inner.woken.notify_all();
         self.inner.progressed.notify_all();
         self.inner.log.stop();
+        for thread in std::mem::take(&mut *lock(&self.inner.running)) {
+            drop(thread.join());
+        }
         done
     }
 

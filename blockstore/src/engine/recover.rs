@@ -90,7 +90,8 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
             behind_cut.push(segment);
             continue;
         }
-        let complete = scan.sealed && footer_agrees(file.as_ref(), segment, &scan).map_err(|failure| unreadable(failure.into()))?;
+        let carrying = scan.batches.iter().flat_map(|batch| &batch.entries).filter(|entry| entry.count > 0).count();
+        let complete = scan.footer.as_ref().is_some_and(|footer| footer.entries.len() == carrying);
         if !complete {
             cut = Some(Position { segment, offset: scan.end });
         }
@@ -123,11 +124,6 @@ fn rot(segment: SegmentId, offset: u64) -> Error {
          Restore the file from a copy of this disk, then run `infall check`",
         name(segment)
     ))
-}
-
-fn footer_agrees(file: &dyn DiskFile, segment: SegmentId, scan: &Scan) -> Result<bool, scan::ScanError> {
-    let carrying = scan.batches.iter().flat_map(|batch| &batch.entries).filter(|entry| entry.count > 0).count();
-    Ok(scan::footer(file, segment)?.is_some_and(|footer| footer.entries.len() == carrying))
 }
 
 /// Writes the part above the watermark once more, cuts the rest, seals and syncs.

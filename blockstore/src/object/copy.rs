@@ -123,7 +123,7 @@ impl Store {
         range: &Ranged,
         (etag, checksums): (String, BTreeMap<String, String>),
     ) -> Result<Part> {
-        let mut writer = self.object_writer(&upload.bucket)?;
+        let mut writer = self.copy_writer(&upload.bucket)?;
         let mut buffer = vec![0; COPY_STEP_BYTES];
         let mut offset = 0;
         while offset < range.length_bytes {

@@ -7,7 +7,8 @@ use super::row::{self, ObjectRow};
 use super::{Body, Object, Piece, ReadAt};
 use crate::catalog::keys;
 use crate::View;
-use crate::{Error, Kind, Result, Store, Subject};
+use crate::{Error, Kind, Result, SealedMap, Store, Subject};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How often opening follows a name that is being replaced.
@@ -70,13 +71,18 @@ impl Store {
     }
 
     fn open_pieces(&self, pieces: &[Piece]) -> Result<Option<Concat<View>>> {
+        let mut views: BTreeMap<SealedMap, View> = BTreeMap::new();
         let mut opened = Vec::with_capacity(pieces.len());
         for piece in pieces {
-            match self.shared.engine.view(piece.sealed) {
-                Ok(view) => opened.push((*piece, view)),
-                Err(error) if error.kind() == Kind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            }
+            let view = match views.get(&piece.sealed) {
+                Some(view) => view.clone(),
+                None => match self.shared.engine.view(piece.sealed) {
+                    Ok(view) => views.entry(piece.sealed).or_insert(view).clone(),
+                    Err(error) if error.kind() == Kind::NotFound => return Ok(None),
+                    Err(error) => return Err(error),
+                },
+            };
+            opened.push((*piece, view));
         }
         Ok(Some(Concat::new(opened)))
     }
@@ -172,7 +178,7 @@ fn check_range(offset: u64, count: usize, length_bytes: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Lsn, MapId, SealedMap};
+    use crate::{Lsn, MapId};
 
     #[test]
     fn a_concat_reads_as_its_pieces_side_by_side() {

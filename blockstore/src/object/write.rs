@@ -12,6 +12,8 @@ pub struct ObjectWriter {
     store: Store,
     bucket: String,
     body: Growing,
+    /// Whether its bytes come from inside the store: they are counted apart.
+    copy: bool,
 }
 
 enum Growing {
@@ -22,9 +24,22 @@ enum Growing {
 impl Store {
     /// Begins a body. NotFound where the bucket is missing. Dropping the writer forgets the bytes.
     pub fn object_writer(&self, bucket: &str) -> Result<ObjectWriter> {
+        self.writer(bucket, false)
+    }
+
+    /// As [`Self::object_writer`], for a stated copy.
+    pub(super) fn copy_writer(&self, bucket: &str) -> Result<ObjectWriter> {
+        self.writer(bucket, true)
+    }
+
+    fn writer(&self, bucket: &str, copy: bool) -> Result<ObjectWriter> {
         self.shared.engine.admit_write()?;
         bucket::expect_now(&self.shared.catalog, bucket)?;
-        Ok(ObjectWriter { store: self.clone(), bucket: bucket.into(), body: Growing::Buffered(Vec::new()) })
+        Ok(ObjectWriter { store: self.clone(), bucket: bucket.into(), body: Growing::Buffered(Vec::new()), copy })
+    }
+
+    fn new_map(&self, copy: bool) -> Result<MapBuilder> {
+        if copy { self.shared.engine.body_copy() } else { self.shared.engine.body() }
     }
 
     /// Ok(None): there was nothing (S3 deletes are idempotent). Precondition is checked in the batch.
@@ -66,7 +81,7 @@ impl ObjectWriter {
                 buffered.extend_from_slice(bytes);
                 return Ok(());
             }
-            let mut map = self.store.shared.engine.body()?;
+            let mut map = self.store.new_map(self.copy)?;
             map.write(buffered)?;
             self.body = Growing::Map(map);
         }
@@ -92,7 +107,7 @@ impl ObjectWriter {
         row::check(condition, current.as_ref().map(|row| &row.object), &self.bucket, key)?;
 
         let length_bytes = self.length_bytes();
-        let Self { store, bucket, body } = self;
+        let Self { store, bucket, body, .. } = self;
         let (map, body, inline) = match body {
             Growing::Buffered(bytes) => (None, Body::Inline, bytes),
             Growing::Map(map) => {
@@ -123,11 +138,11 @@ impl ObjectWriter {
     ) -> Result<Part> {
         upload::check_number(number)?;
         let length_bytes = self.length_bytes();
-        let Self { store, body, .. } = self;
+        let Self { store, body, copy, .. } = self;
         let map = match body {
             Growing::Buffered(bytes) if bytes.is_empty() => None,
             Growing::Buffered(bytes) => {
-                let mut map = store.shared.engine.body()?;
+                let mut map = store.new_map(copy)?;
                 map.write(&bytes)?;
                 Some(map.finish()?)
             }

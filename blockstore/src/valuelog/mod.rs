@@ -272,8 +272,11 @@ impl ValueLog {
             }
             Ok((file, header.chain()))
         };
-        let (file, chain) = begin().map_err(|failure| {
-            Error::io("begin a segment", std::path::Path::new(&Self::name(segment)), failure)
+        let (file, chain) = begin().map_err(|failure| match failure.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Error::io("begin a segment", std::path::Path::new(&Self::name(segment)), failure)
+            }
+            _ => self.refuse("begin a segment of the value log", failure),
         })?;
         write(&self.files).insert(segment, Arc::clone(&file));
         active.file = Some(file);

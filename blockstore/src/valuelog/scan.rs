@@ -14,8 +14,8 @@ pub(crate) struct Scan {
     pub(crate) batches: Vec<Batch>,
     /// Where the valid part ends.
     pub(crate) end: u64,
-    /// It has a footer: it was sealed.
-    pub(crate) sealed: bool,
+    /// It has a footer: it was being sealed at least.
+    pub(crate) footer: Option<Footer>,
     /// A valid header behind the end claims that bytes at the end were synced: rot, not a torn tail.
     pub(crate) rot: bool,
 }
@@ -64,8 +64,12 @@ pub(crate) fn scan(file: &dyn DiskFile, segment: SegmentId, verify_from: u64) ->
         Ok(_) | Err(FormatError::Invalid { .. }) => return Ok(None),
         Err(newer) => return Err(newer.into()),
     };
-    let sealed_at = footer(file, segment)?.map(|_| length);
-    let mut found = Scan { header, batches: Vec::new(), end: SEGMENT_HEADER as u64, sealed: sealed_at.is_some(), rot: false };
+    // A torn footer is no footer: the segment was being sealed.
+    let footer = match footer(file, segment) {
+        Err(ScanError::Format(FormatError::Invalid { .. })) => None,
+        other => other?,
+    };
+    let mut found = Scan { header, batches: Vec::new(), end: SEGMENT_HEADER as u64, footer, rot: false };
     let mut previous = header.chain();
     // A batch follows at once, or on the next page where a sync came in between.
     while let Some((batch, crc)) = next_batch(file, &found, previous, length, verify_from)? {
@@ -73,7 +77,7 @@ pub(crate) fn scan(file: &dyn DiskFile, segment: SegmentId, verify_from: u64) ->
         previous = crc;
         found.batches.push(batch);
     }
-    if !found.sealed {
+    if found.footer.is_none() {
         found.rot = claims_beyond(file, &header, found.end, length)?;
     }
     Ok(Some(found))

@@ -1,4 +1,4 @@
-//! The qcow2 reader beside QEMU's own.
+//! Images: the qcow2 reader beside QEMU's own, and images in a store.
 //!
 //! `qemu-img` and `qemu-io` (Debian: qemu-utils) make the files and say what a guest sees of them.
 
@@ -8,3 +8,4 @@ mod hostile;
 mod qemu;
 mod refused;
 mod same;
+mod stored;

@@ -8,21 +8,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Fields drop in this order: first the mount, then the store, then their directory.
-pub struct Lab {
-    pub mounted: Option<Mounted>,
-    pub store: Store,
-    pub directory: tempfile::TempDir,
+pub(crate) struct Lab {
+    pub(crate) mounted: Option<Mounted>,
+    pub(crate) store: Store,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Lab {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(MountOptions::default())
     }
 
-    pub fn with(options: MountOptions) -> Self {
+    pub(crate) fn with(options: MountOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = open_store(&directory.path().join("data"));
         let path = directory.path().join("mnt");
@@ -36,34 +36,34 @@ impl Lab {
     }
 
     /// A path in the mount.
-    pub fn path(&self, inside: &str) -> PathBuf {
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
         self.directory.path().join("mnt").join(inside)
     }
 
     /// A path beside the mount.
-    pub fn beside(&self, name: &str) -> PathBuf {
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Makes an empty volume and answers with its file.
-    pub fn volume(&self, name: &str, length_bytes: u64) -> PathBuf {
+    pub(crate) fn volume(&self, name: &str, length_bytes: u64) -> PathBuf {
         self.store
             .volume_create(&who(), name, Some(length_bytes), &Origin::Empty)
             .unwrap();
         self.path(&format!("volumes/{name}.raw"))
     }
 
-    pub fn opened(&self, name: &str) -> Volume {
+    pub(crate) fn opened(&self, name: &str) -> Volume {
         self.store.volume_open(name).unwrap()
     }
 
-    pub fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
+    pub(crate) fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
         put(&self.store, bucket, key, bytes);
     }
 
     /// Waits until nobody holds the token of `name`: the kernel tells of a last close by itself,
     /// but after close(2) has returned.
-    pub fn wait_for_release(&self, name: &str) {
+    pub(crate) fn wait_for_release(&self, name: &str) {
         let volume = self.opened(name);
         let deadline = Instant::now() + Duration::from_secs(10);
         while let Some(holder) = volume.holder() {
@@ -73,7 +73,7 @@ impl Lab {
     }
 }
 
-pub fn open_store(directory: &Path) -> Store {
+pub(crate) fn open_store(directory: &Path) -> Store {
     let options = Options {
         reserve_bytes: 16 << 20,
         ..Options::default()
@@ -81,7 +81,7 @@ pub fn open_store(directory: &Path) -> Store {
     Store::open(directory, options).unwrap()
 }
 
-pub fn put(store: &Store, bucket: &str, key: &str, bytes: &[u8]) {
+pub(crate) fn put(store: &Store, bucket: &str, key: &str, bytes: &[u8]) {
     let mut writer = store.object_writer(bucket).unwrap();
     writer.write(bytes).unwrap();
     // The mount knows versions by what the doors put here, so each body needs an ETag of its own.
@@ -97,7 +97,7 @@ pub fn put(store: &Store, bucket: &str, key: &str, bytes: &[u8]) {
         .unwrap();
 }
 
-pub fn who() -> Who {
+pub(crate) fn who() -> Who {
     Who {
         actor: "test".into(),
         request: "-".into(),
@@ -105,7 +105,7 @@ pub fn who() -> Who {
 }
 
 /// Bytes that do not compress and differ by `seed`.
-pub fn noise(seed: u64, count: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, count: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(count + 8);
     while bytes.len() < count {
@@ -119,7 +119,7 @@ pub fn noise(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// Runs a program that must succeed; answers with what it printed.
-pub fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = attempt(program, arguments);
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),
@@ -134,7 +134,7 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// Runs a program that may fail.
-pub fn attempt(program: &str, arguments: &[&str]) -> Output {
+pub(crate) fn attempt(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -143,10 +143,10 @@ pub fn attempt(program: &str, arguments: &[&str]) -> Output {
 }
 
 /// The errno an operation ended with.
-pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
+pub(crate) fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     result.unwrap_err().raw_os_error().unwrap()
 }
 
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -92,7 +92,13 @@ async fn create(
 }
 
 async fn show(State(store): State<Store>, Path(name): Path<String>) -> Reply<Json<Bucket>> {
-    run(move || store.bucket(&name).map_err(|error| suggest(&store, error, &name))).await.map(Json)
+    run(move || {
+        store
+            .bucket(&name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await
+    .map(Json)
 }
 
 async fn remove(
@@ -100,8 +106,12 @@ async fn remove(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Reply<StatusCode> {
-    run(move || store.bucket_remove(&who, &name).map_err(|error| suggest(&store, error, &name)))
-        .await?;
+    run(move || {
+        store
+            .bucket_remove(&who, &name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -117,10 +127,16 @@ async fn objects(
         max: query.max.unwrap_or(PAGE_MAX).min(PAGE_MAX),
     };
     let page = run(move || {
-        store.object_list(&bucket, &wanted).map_err(|error| suggest(&store, error, &bucket))
+        store
+            .object_list(&bucket, &wanted)
+            .map_err(|error| suggest(&store, error, &bucket))
     })
     .await?;
-    Ok(Json(ObjectPage { objects: page.objects, prefixes: page.prefixes, next: page.next }))
+    Ok(Json(ObjectPage {
+        objects: page.objects,
+        prefixes: page.prefixes,
+        next: page.next,
+    }))
 }
 
 /// The problem, with the nearest bucket if one was not found.
@@ -129,5 +145,5 @@ pub(super) fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> P
         return error.into();
     }
     let existing = store.buckets().unwrap_or_default();
-    Problem::from(error).suggest(asked, existing.iter().map(|bucket| &bucket.name))
+    Problem::missing("bucket", asked, existing.iter().map(|bucket| &bucket.name))
 }

@@ -60,6 +60,16 @@ impl Problem {
         }
     }
 
+    /// There is no `subject` called `asked`; the name in `existing` most like it is suggested.
+    pub fn missing(
+        subject: &str,
+        asked: &str,
+        existing: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Self {
+        let message = format!("no {subject} {asked:?}");
+        Self::new(Kind::NotFound, subject, message).suggest(asked, existing)
+    }
+
     /// The same with the causes below it.
     #[must_use]
     pub fn because(mut self, source: impl Into<String>) -> Self {
@@ -146,11 +156,15 @@ impl IntoResponse for Problem {
             _ => tracing::debug!(kind = kind_name(self.kind), subject = %self.subject, "{self}"),
         }
         let status = self.status;
-        let reply = ErrorReply { error: self.into_body() };
+        let reply = ErrorReply {
+            error: self.into_body(),
+        };
         let mut response = (status, axum::Json(reply)).into_response();
         if status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Bearer realm=\"infall\"");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }
@@ -247,7 +261,10 @@ pub fn kind_name(kind: Kind) -> &'static str {
 
 /// The kind behind a name on the wire; a name from a newer server is `Internal`.
 pub fn kind_of(name: &str) -> Kind {
-    KINDS.into_iter().find(|kind| kind_name(*kind) == name).unwrap_or(Kind::Internal)
+    KINDS
+        .into_iter()
+        .find(|kind| kind_name(*kind) == name)
+        .unwrap_or(Kind::Internal)
 }
 
 fn subject_name(subject: Subject) -> &'static str {
@@ -267,13 +284,15 @@ fn subject_name(subject: Subject) -> &'static str {
 }
 
 /// The name most like `asked`, if one is like it at all.
-pub fn nearest(
-    asked: &str,
-    existing: impl IntoIterator<Item = impl AsRef<str>>,
-) -> Option<String> {
+pub fn nearest(asked: &str, existing: impl IntoIterator<Item = impl AsRef<str>>) -> Option<String> {
     existing
         .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(asked, name.as_ref()), name.as_ref().to_owned()))
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(asked, name.as_ref()),
+                name.as_ref().to_owned(),
+            )
+        })
         .min()
         // Half of the letters may be wrong; beyond that a suggestion is noise.
         .filter(|(distance, _)| *distance * 2 <= asked.chars().count())
@@ -302,7 +321,8 @@ mod tests {
 
     #[test]
     fn only_what_was_not_found_gets_a_suggestion() {
-        let missing = Problem::new(Kind::NotFound, "image", "no image \"a1\"").suggest("a1", ["a2"]);
+        let missing =
+            Problem::new(Kind::NotFound, "image", "no image \"a1\"").suggest("a1", ["a2"]);
         assert_eq!(missing.into_body().nearest.as_deref(), Some("a2"));
         let taken = Problem::new(Kind::Conflict, "image", "there is \"a1\"").suggest("a1", ["a2"]);
         assert_eq!(taken.into_body().nearest, None);
@@ -310,8 +330,9 @@ mod tests {
 
     #[test]
     fn a_store_error_keeps_its_causes_apart_from_its_message() {
-        let error = blockstore::Error::new(Kind::Corrupt, Subject::Volume, "volume \"v\" does not read")
-            .because(std::io::Error::other("checksum differs"));
+        let error =
+            blockstore::Error::new(Kind::Corrupt, Subject::Volume, "volume \"v\" does not read")
+                .because(std::io::Error::other("checksum differs"));
         let body = Problem::from(error).into_body();
         assert_eq!(body.kind, "corrupt");
         assert_eq!(body.subject, "volume");

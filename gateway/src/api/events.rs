@@ -45,7 +45,11 @@ pub struct EventPage {
 }
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route { path: "/events", methods: &["get"], answer: get(list) }]
+    vec![Route {
+        path: "/events",
+        methods: &["get"],
+        answer: get(list),
+    }]
 }
 
 async fn list(
@@ -54,7 +58,9 @@ async fn list(
     Query(query): Query<EventsQuery>,
 ) -> Reply<Json<EventPage>> {
     let max = query.max.unwrap_or(EVENTS_MAX).clamp(1, EVENTS_MAX);
-    let closing = closing.map(|Extension(closing)| closing).unwrap_or_default();
+    let closing = closing
+        .map(|Extension(closing)| closing)
+        .unwrap_or_default();
     let until = Instant::now() + Duration::from_millis(query.wait_ms.min(WAIT_MS_MAX));
     loop {
         let patience = until.saturating_duration_since(Instant::now()).min(SLICE);

@@ -41,7 +41,11 @@ pub struct ImageList {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route { path: "/images", methods: &["get", "post"], answer: get(list).post(add) },
+        Route {
+            path: "/images",
+            methods: &["get", "post"],
+            answer: get(list).post(add),
+        },
         Route {
             path: "/images/{image}",
             methods: &["get", "delete"],
@@ -69,7 +73,13 @@ async fn add(
 }
 
 async fn show(State(store): State<Store>, Path(name): Path<String>) -> Reply<Json<ImageInfo>> {
-    run(move || store.image(&name).map_err(|error| suggest(&store, error, &name))).await.map(Json)
+    run(move || {
+        store
+            .image(&name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await
+    .map(Json)
 }
 
 async fn remove(
@@ -77,8 +87,12 @@ async fn remove(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Reply<StatusCode> {
-    run(move || store.image_remove(&who, &name).map_err(|error| suggest(&store, error, &name)))
-        .await?;
+    run(move || {
+        store
+            .image_remove(&who, &name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -88,7 +102,11 @@ pub(super) fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> P
         return error.into();
     }
     let existing = store.images().unwrap_or_default();
-    Problem::from(error).suggest(asked, existing.iter().flat_map(|image| &image.names))
+    Problem::missing(
+        "image",
+        asked,
+        existing.iter().flat_map(|image| &image.names),
+    )
 }
 
 /// The problem, with the nearest bucket or, from the first page of the bucket, the nearest key.
@@ -96,7 +114,10 @@ fn suggest_object(store: &Store, error: blockstore::Error, bucket: &str, key: &s
     if (error.kind(), error.subject()) != (Kind::NotFound, Subject::Object) {
         return buckets::suggest(store, error, bucket);
     }
-    let query = blockstore::object::ListQuery { max: 1000, ..Default::default() };
+    let query = blockstore::object::ListQuery {
+        max: 1000,
+        ..Default::default()
+    };
     let existing = store.object_list(bucket, &query).unwrap_or_default();
     Problem::from(error).suggest(key, existing.objects.iter().map(|object| &object.key))
 }

@@ -48,7 +48,9 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 pub fn router(store: Store, credentials: Credentials, extra: axum::Router) -> axum::Router {
     let own = routes()
         .into_iter()
-        .fold(axum::Router::new(), |router, route| router.route(route.path, route.answer));
+        .fold(axum::Router::new(), |router, route| {
+            router.route(route.path, route.answer)
+        });
     own.with_state(store)
         .merge(extra)
         .fallback(|method: Method, uri: Uri| async move { Problem::no_route(&method, uri.path()) })
@@ -56,13 +58,19 @@ pub fn router(store: Store, credentials: Credentials, extra: axum::Router) -> ax
             Problem::no_method(&method, uri.path())
         })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::from_fn_with_state(Arc::new(credentials), admit))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::new(credentials),
+            admit,
+        ))
 }
 
 /// One path and what it answers.
 struct Route {
     path: &'static str,
-    #[allow(dead_code, reason = "the test reads it that holds openapi.json against this table")]
+    #[allow(
+        dead_code,
+        reason = "the test reads it that holds openapi.json against this table"
+    )]
     methods: &'static [&'static str],
     answer: MethodRouter<Store>,
 }
@@ -97,7 +105,10 @@ async fn admit(
             )
             .into_response();
         };
-        request.extensions_mut().insert(Who { actor, request: id.clone() });
+        request.extensions_mut().insert(Who {
+            actor,
+            request: id.clone(),
+        });
         let response = next.run(request).await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(status = response.status().as_u16(), took_ms, "answered");

@@ -31,17 +31,41 @@ pub struct CheckAsk {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route { path: "/store", methods: &["get"], answer: get(status) },
-        Route { path: "/store/tree", methods: &["get"], answer: get(tree) },
-        Route { path: "/store/collect", methods: &["post"], answer: post(collect) },
-        Route { path: "/store/check", methods: &["post"], answer: post(check) },
+        Route {
+            path: "/store",
+            methods: &["get"],
+            answer: get(status),
+        },
+        Route {
+            path: "/store/tree",
+            methods: &["get"],
+            answer: get(tree),
+        },
+        Route {
+            path: "/store/collect",
+            methods: &["post"],
+            answer: post(collect),
+        },
+        Route {
+            path: "/store/check",
+            methods: &["post"],
+            answer: post(check),
+        },
     ]
 }
 
 async fn status(State(store): State<Store>) -> Reply<Json<StoreStatus>> {
     run(move || {
-        let volumes: u64 = store.volumes()?.iter().map(|volume| volume.length_bytes).sum();
-        let snapshots: u64 = store.snapshots()?.iter().map(|seal| seal.sealed.length_bytes).sum();
+        let volumes: u64 = store
+            .volumes()?
+            .iter()
+            .map(|volume| volume.length_bytes)
+            .sum();
+        let snapshots: u64 = store
+            .snapshots()?
+            .iter()
+            .map(|seal| seal.sealed.length_bytes)
+            .sum();
         let images: u64 = store.images()?.iter().map(|image| image.length_bytes).sum();
         let shown = [volumes, snapshots, images, objects_bytes(&store)?];
         Ok::<_, Problem>(StoreStatus {
@@ -59,14 +83,20 @@ async fn status(State(store): State<Store>) -> Reply<Json<StoreStatus>> {
 fn objects_bytes(store: &Store) -> blockstore::Result<u64> {
     let mut bytes = 0u64;
     for bucket in store.buckets()? {
-        let mut query = ListQuery { max: 1000, ..ListQuery::default() };
+        let mut query = ListQuery {
+            max: 1000,
+            ..ListQuery::default()
+        };
         loop {
             let page = match store.object_list(&bucket.name, &query) {
                 // Removed since the buckets were listed.
                 Err(gone) if gone.kind() == Kind::NotFound => break,
                 page => page?,
             };
-            bytes = page.objects.iter().fold(bytes, |sum, object| sum.saturating_add(object.length_bytes));
+            bytes = page
+                .objects
+                .iter()
+                .fold(bytes, |sum, object| sum.saturating_add(object.length_bytes));
             match page.next {
                 Some(next) => query.start_after = Some(next),
                 None => break,
@@ -77,16 +107,19 @@ fn objects_bytes(store: &Store) -> blockstore::Result<u64> {
 }
 
 async fn tree(State(store): State<Store>) -> Reply<Json<serde_json::Value>> {
-    run(move || store.tree().map_err(Problem::from)).await.map(Json)
+    run(move || store.tree().map_err(Problem::from))
+        .await
+        .map(Json)
 }
 
 async fn collect(State(store): State<Store>) -> Reply<Json<Collected>> {
-    run(move || store.collect().map_err(Problem::from)).await.map(Json)
+    run(move || store.collect().map_err(Problem::from))
+        .await
+        .map(Json)
 }
 
-async fn check(
-    State(store): State<Store>,
-    Json(ask): Json<CheckAsk>,
-) -> Reply<Json<CheckReport>> {
-    run(move || store.check(ask.scrub).map_err(Problem::from)).await.map(Json)
+async fn check(State(store): State<Store>, Json(ask): Json<CheckAsk>) -> Reply<Json<CheckReport>> {
+    run(move || store.check(ask.scrub).map_err(Problem::from))
+        .await
+        .map(Json)
 }

@@ -83,15 +83,31 @@ pub struct SnapshotList {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route { path: "/volumes", methods: &["get", "post"], answer: get(list).post(create) },
+        Route {
+            path: "/volumes",
+            methods: &["get", "post"],
+            answer: get(list).post(create),
+        },
         Route {
             path: "/volumes/{volume}",
             methods: &["get", "delete"],
             answer: get(show).delete(remove),
         },
-        Route { path: "/volumes/{volume}/resize", methods: &["post"], answer: post(resize) },
-        Route { path: "/volumes/{volume}/snapshot", methods: &["post"], answer: post(snapshot) },
-        Route { path: "/snapshots", methods: &["get"], answer: get(snapshots) },
+        Route {
+            path: "/volumes/{volume}/resize",
+            methods: &["post"],
+            answer: post(resize),
+        },
+        Route {
+            path: "/volumes/{volume}/snapshot",
+            methods: &["post"],
+            answer: post(snapshot),
+        },
+        Route {
+            path: "/snapshots",
+            methods: &["get"],
+            answer: get(snapshots),
+        },
         Route {
             path: "/snapshots/{snapshot}",
             methods: &["get", "delete"],
@@ -116,22 +132,26 @@ async fn create(
             Some(OriginName::Image(name)) => Origin::Image(name.clone()),
             Some(OriginName::Snapshot(name)) => Origin::Snapshot(name.clone()),
         };
-        store.volume_create(&who, &ask.name, ask.length_bytes, &origin).map_err(|error| {
-            match &origin {
+        store
+            .volume_create(&who, &ask.name, ask.length_bytes, &origin)
+            .map_err(|error| match &origin {
                 Origin::Image(image) => images::suggest(&store, error, image),
                 Origin::Snapshot(snapshot) => suggest(&store, error, snapshot),
                 Origin::Empty => error.into(),
-            }
-        })
+            })
     })
     .await?;
     Ok((StatusCode::CREATED, Json(VolumeCreated { volume, copied })))
 }
 
 async fn show(State(store): State<Store>, Path(name): Path<String>) -> Reply<Json<VolumeInfo>> {
-    run(move || store.volume_info(&name).map_err(|error| suggest(&store, error, &name)))
-        .await
-        .map(Json)
+    run(move || {
+        store
+            .volume_info(&name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await
+    .map(Json)
 }
 
 async fn remove(
@@ -139,8 +159,12 @@ async fn remove(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Reply<StatusCode> {
-    run(move || store.volume_remove(&who, &name).map_err(|error| suggest(&store, error, &name)))
-        .await?;
+    run(move || {
+        store
+            .volume_remove(&who, &name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -187,9 +211,13 @@ async fn snapshot_show(
     State(store): State<Store>,
     Path(name): Path<String>,
 ) -> Reply<Json<SnapshotInfo>> {
-    run(move || store.snapshot(&name).map_err(|error| suggest(&store, error, &name)))
-        .await
-        .map(Json)
+    run(move || {
+        store
+            .snapshot(&name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await
+    .map(Json)
 }
 
 async fn snapshot_remove(
@@ -197,16 +225,22 @@ async fn snapshot_remove(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Reply<StatusCode> {
-    run(move || store.snapshot_remove(&who, &name).map_err(|error| suggest(&store, error, &name)))
-        .await?;
+    run(move || {
+        store
+            .snapshot_remove(&who, &name)
+            .map_err(|error| suggest(&store, error, &name))
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn object_of(url: &str) -> Reply<(&str, &str)> {
-    s3_url(url).filter(|(_, key)| !key.is_empty()).ok_or_else(|| {
-        let message = format!("{url:?} names no object; write s3://bucket/key");
-        Problem::new(Kind::Invalid, "object", message)
-    })
+    s3_url(url)
+        .filter(|(_, key)| !key.is_empty())
+        .ok_or_else(|| {
+            let message = format!("{url:?} names no object; write s3://bucket/key");
+            Problem::new(Kind::Invalid, "object", message)
+        })
 }
 
 /// The problem, with the nearest volume or snapshot if one was not found.
@@ -214,11 +248,15 @@ fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> Problem {
     match (error.kind(), error.subject()) {
         (Kind::NotFound, Subject::Volume) => {
             let existing = store.volumes().unwrap_or_default();
-            Problem::from(error).suggest(asked, existing.iter().map(|volume| &volume.name))
+            Problem::missing("volume", asked, existing.iter().map(|volume| &volume.name))
         }
         (Kind::NotFound, Subject::Snapshot) => {
             let existing = store.snapshots().unwrap_or_default();
-            Problem::from(error).suggest(asked, existing.iter().map(|snapshot| &snapshot.name))
+            Problem::missing(
+                "snapshot",
+                asked,
+                existing.iter().map(|snapshot| &snapshot.name),
+            )
         }
         _ => error.into(),
     }

@@ -38,7 +38,7 @@ struct Libvirtd {
 }
 
 /// The URI of a libvirtd for the tests: `INFALL_TEST_LIBVIRT` if set, else one of their own (as root).
-pub fn libvirt() -> &'static str {
+pub(crate) fn libvirt() -> &'static str {
     static ONE: OnceLock<Libvirtd> = OnceLock::new();
     &ONE.get_or_init(|| {
         let directory = tempfile::tempdir().unwrap();
@@ -66,23 +66,23 @@ pub fn libvirt() -> &'static str {
     .uri
 }
 
-pub fn who() -> Who {
+pub(crate) fn who() -> Who {
     Who { actor: "tester".into(), request: "r-1".into() }
 }
 
-pub fn open_to_all(path: &Path) {
+pub(crate) fn open_to_all(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A store, a state directory, and handles on them that can be made again.
-pub struct Site {
-    pub directory: tempfile::TempDir,
-    pub store: Store,
-    pub sockets: Arc<Served>,
+pub(crate) struct Site {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) store: Store,
+    pub(crate) sockets: Arc<Served>,
 }
 
 impl Site {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         open_to_all(directory.path());
         let store = open(directory.path());
@@ -95,23 +95,23 @@ impl Site {
         Self { directory, store, sockets }
     }
 
-    pub fn machines(&self, uri: &str) -> Machines {
+    pub(crate) fn machines(&self, uri: &str) -> Machines {
         Machines::new(self.store.clone(), self.directory.path().join("vm"), uri, self.sockets.clone()).unwrap()
     }
 
     /// As after a restart of the server.
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         self.store.close().unwrap();
         self.store = open(self.directory.path());
     }
 
-    pub fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.directory.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path
     }
 
-    pub fn journal(&self) -> Vec<(String, String)> {
+    pub(crate) fn journal(&self) -> Vec<(String, String)> {
         let events = self.store.journal_after(0, 1000).unwrap();
         let of_instances = events.into_iter().filter(|event| event.kind.starts_with("instance."));
         of_instances.map(|event| (event.kind, event.subject)).collect()
@@ -123,10 +123,10 @@ fn open(directory: &Path) -> Store {
 }
 
 /// Exports of raw files by qemu-storage-daemon, in place of the NBD server.
-pub struct Served {
+pub(crate) struct Served {
     directory: PathBuf,
     servers: Mutex<HashMap<String, Child>>,
-    pub refuse: std::sync::atomic::AtomicBool,
+    pub(crate) refuse: std::sync::atomic::AtomicBool,
 }
 
 impl Served {
@@ -134,7 +134,7 @@ impl Served {
         Self { directory: directory.into(), servers: Mutex::default(), refuse: false.into() }
     }
 
-    pub fn kill(&self, instance: &str) {
+    pub(crate) fn kill(&self, instance: &str) {
         if let Some(mut server) = self.servers.lock().unwrap().remove(instance) {
             server.kill().unwrap();
             server.wait().unwrap();
@@ -178,7 +178,7 @@ impl Drop for Served {
     }
 }
 
-pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < until, "{what} did not come within {limit:?}");
@@ -199,7 +199,7 @@ fn kernel() -> (PathBuf, PathBuf) {
 
 /// A guest that says GUEST-UP, what it sees of its disks, writes a record to vda ten times a second,
 /// and powers off when the button is pressed.
-pub fn guest(site: &Site) -> (PathBuf, PathBuf) {
+pub(crate) fn guest(site: &Site) -> (PathBuf, PathBuf) {
     const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mkdir -p /proc /sys /dev

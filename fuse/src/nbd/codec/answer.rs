@@ -31,10 +31,15 @@ impl Greeting {
         for expected in [GREETING_MAGIC, OPTION_MAGIC] {
             let found = fields.u64("magic")?;
             if found != expected {
-                return Err(Malformed::Magic { message: "newstyle greeting", found });
+                return Err(Malformed::Magic {
+                    message: "newstyle greeting",
+                    found,
+                });
             }
         }
-        Ok(Self { flags: fields.u16("handshake flags")? })
+        Ok(Self {
+            flags: fields.u16("handshake flags")?,
+        })
     }
 }
 
@@ -65,7 +70,10 @@ impl ExportInfo {
     /// The answer to EXPORT_NAME, without [`PADDING`].
     pub fn decode(bytes: &[u8; Self::BYTES]) -> Result<Self, Malformed> {
         let mut fields = Fields::new(bytes);
-        Ok(Self { length_bytes: fields.u64("export size")?, flags: fields.u16("transmission flags")? })
+        Ok(Self {
+            length_bytes: fields.u64("export size")?,
+            flags: fields.u16("transmission flags")?,
+        })
     }
 }
 
@@ -173,7 +181,10 @@ impl AnswerHeader {
         let mut fields = Fields::new(bytes);
         let found = fields.u64("magic")?;
         if found != ANSWER_MAGIC {
-            return Err(Malformed::Magic { message: "answer to an option", found });
+            return Err(Malformed::Magic {
+                message: "answer to an option",
+                found,
+            });
         }
         Ok(Self {
             option: fields.u32("option number")?,
@@ -220,9 +231,17 @@ impl<'a> Answer<'a> {
             }
             Self::Name(text) => put_text_info(out, info::NAME, text),
             Self::Description(text) => put_text_info(out, info::DESCRIPTION, text),
-            Self::BlockSize { minimum, preferred, maximum } => {
+            Self::BlockSize {
+                minimum,
+                preferred,
+                maximum,
+            } => {
                 out.extend_from_slice(&info::BLOCK_SIZE.to_be_bytes());
-                out.extend([minimum, preferred, maximum].iter().flat_map(|size| size.to_be_bytes()));
+                out.extend(
+                    [minimum, preferred, maximum]
+                        .iter()
+                        .flat_map(|size| size.to_be_bytes()),
+                );
                 INFO
             }
             Self::OtherInfo(kind) => {
@@ -241,7 +260,14 @@ impl<'a> Answer<'a> {
         };
         // Two strings and a few numbers at most.
         let data_bytes = (out.len() - start - AnswerHeader::BYTES) as u32;
-        out[start..start + AnswerHeader::BYTES].copy_from_slice(&AnswerHeader { option, kind, data_bytes }.encode());
+        out[start..start + AnswerHeader::BYTES].copy_from_slice(
+            &AnswerHeader {
+                option,
+                kind,
+                data_bytes,
+            }
+            .encode(),
+        );
     }
 
     /// Decodes the data of an answer of type `kind`.
@@ -252,7 +278,10 @@ impl<'a> Answer<'a> {
             SERVER => {
                 let length = fields.u32("length of the export name")?;
                 let name = fields.text("export name", length)?;
-                Self::Server { name, description: fields.text_to_end("description")? }
+                Self::Server {
+                    name,
+                    description: fields.text_to_end("description")?,
+                }
             }
             INFO => match fields.u16("information type")? {
                 info::EXPORT => Self::Export(ExportInfo {
@@ -271,15 +300,22 @@ impl<'a> Answer<'a> {
                     Self::OtherInfo(other)
                 }
             },
-            META_CONTEXT => {
-                Self::MetaContext { id: fields.u32("context id")?, name: fields.text_to_end("context name")? }
-            }
+            META_CONTEXT => Self::MetaContext {
+                id: fields.u32("context id")?,
+                name: fields.text_to_end("context name")?,
+            },
             other => {
                 let refusal = Refusal::ALL
                     .into_iter()
                     .find(|refusal| *refusal as u32 == other)
-                    .ok_or(Malformed::Value { field: "answer type", found: u64::from(other) })?;
-                Self::Refused { refusal, message: fields.text_to_end("message")? }
+                    .ok_or(Malformed::Value {
+                        field: "answer type",
+                        found: u64::from(other),
+                    })?;
+                Self::Refused {
+                    refusal,
+                    message: fields.text_to_end("message")?,
+                }
             }
         };
         fields.end()?;

@@ -13,14 +13,24 @@ impl<'a> Fields<'a> {
         Self { rest: message }
     }
 
-    pub(super) fn bytes(&mut self, field: &'static str, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed::Short { field })?;
+    pub(super) fn bytes(
+        &mut self,
+        field: &'static str,
+        count: usize,
+    ) -> Result<&'a [u8], Malformed> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(Malformed::Short { field })?;
         self.rest = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self.rest.split_first_chunk().ok_or(Malformed::Short { field })?;
+        let (taken, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or(Malformed::Short { field })?;
         self.rest = rest;
         Ok(*taken)
     }

@@ -23,7 +23,10 @@ impl ClientFlags {
         let bits = u32::from_be_bytes(bytes);
         let known = u32::from(handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES);
         if bits & !known != 0 {
-            return Err(Malformed::Value { field: "set of client flags", found: u64::from(bits) });
+            return Err(Malformed::Value {
+                field: "set of client flags",
+                found: u64::from(bits),
+            });
         }
         Ok(Self {
             fixed_newstyle: bits & u32::from(handshake::FIXED_NEWSTYLE) != 0,
@@ -33,8 +36,16 @@ impl ClientFlags {
 
     /// The bytes on the wire.
     pub fn encode(self) -> [u8; Self::BYTES] {
-        let fixed = if self.fixed_newstyle { handshake::FIXED_NEWSTYLE } else { 0 };
-        let no_zeroes = if self.no_zeroes { handshake::NO_ZEROES } else { 0 };
+        let fixed = if self.fixed_newstyle {
+            handshake::FIXED_NEWSTYLE
+        } else {
+            0
+        };
+        let no_zeroes = if self.no_zeroes {
+            handshake::NO_ZEROES
+        } else {
+            0
+        };
         u32::from(fixed | no_zeroes).to_be_bytes()
     }
 }
@@ -57,9 +68,15 @@ impl OptionHeader {
         let mut fields = Fields::new(bytes);
         let magic = fields.u64("magic")?;
         if magic != OPTION_MAGIC {
-            return Err(Malformed::Magic { message: "option", found: magic });
+            return Err(Malformed::Magic {
+                message: "option",
+                found: magic,
+            });
         }
-        Ok(Self { number: fields.u32("option number")?, data_bytes: fields.u32("option length")? })
+        Ok(Self {
+            number: fields.u32("option number")?,
+            data_bytes: fields.u32("option length")?,
+        })
     }
 
     /// The bytes on the wire.
@@ -160,28 +177,47 @@ impl<'a> ClientOption<'a> {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Malformed> {
         let mut data = Vec::new();
         match self {
-            Self::ExportName(name) => data.extend_from_slice(checked("export name", name)?.as_bytes()),
+            Self::ExportName(name) => {
+                data.extend_from_slice(checked("export name", name)?.as_bytes())
+            }
             Self::Info(request) | Self::Go(request) => {
                 put_string(&mut data, "export name", request.name)?;
-                let count = u16::try_from(request.wanted.len())
-                    .map_err(|_| Malformed::Value { field: "count of information requests", found: request.wanted.len() as u64 })?;
+                let count = u16::try_from(request.wanted.len()).map_err(|_| Malformed::Value {
+                    field: "count of information requests",
+                    found: request.wanted.len() as u64,
+                })?;
                 data.extend_from_slice(&count.to_be_bytes());
                 data.extend(request.wanted.iter().flat_map(|kind| kind.to_be_bytes()));
             }
             Self::ListMetaContext(query) | Self::SetMetaContext(query) => {
                 put_string(&mut data, "export name", query.name)?;
-                let count = u32::try_from(query.queries.len())
-                    .map_err(|_| Malformed::Value { field: "count of queries", found: query.queries.len() as u64 })?;
+                let count = u32::try_from(query.queries.len()).map_err(|_| Malformed::Value {
+                    field: "count of queries",
+                    found: query.queries.len() as u64,
+                })?;
                 data.extend_from_slice(&count.to_be_bytes());
                 for text in &query.queries {
                     put_string(&mut data, "query", text)?;
                 }
             }
-            Self::Abort | Self::List | Self::StartTls | Self::StructuredReply | Self::ExtendedHeaders | Self::Unknown(_) => {}
+            Self::Abort
+            | Self::List
+            | Self::StartTls
+            | Self::StructuredReply
+            | Self::ExtendedHeaders
+            | Self::Unknown(_) => {}
         }
-        let data_bytes = u32::try_from(data.len())
-            .map_err(|_| Malformed::Value { field: "option length", found: data.len() as u64 })?;
-        out.extend_from_slice(&OptionHeader { number: self.number(), data_bytes }.encode());
+        let data_bytes = u32::try_from(data.len()).map_err(|_| Malformed::Value {
+            field: "option length",
+            found: data.len() as u64,
+        })?;
+        out.extend_from_slice(
+            &OptionHeader {
+                number: self.number(),
+                data_bytes,
+            }
+            .encode(),
+        );
         out.extend_from_slice(&data);
         Ok(())
     }
@@ -194,7 +230,10 @@ impl<'a> InfoRequest<'a> {
         let count = fields.u16("count of information requests")?;
         // Taken whole before the list is made, so that a count cannot ask for more than was sent.
         let list = fields.bytes("information requests", usize::from(count) * 2)?;
-        let wanted = list.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+        let wanted = list
+            .chunks_exact(2)
+            .map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
+            .collect();
         Ok(Self { name, wanted })
     }
 
@@ -210,7 +249,9 @@ impl<'a> ContextQuery<'a> {
         let name = fields.text("export name", length)?;
         let count = fields.u32("count of queries")?;
         // Each query takes at least its length field, whatever the count claims.
-        let mut queries = Vec::with_capacity((fields.left() / 4).min(usize::try_from(count).unwrap_or(usize::MAX)));
+        let mut queries = Vec::with_capacity(
+            (fields.left() / 4).min(usize::try_from(count).unwrap_or(usize::MAX)),
+        );
         for _ in 0..count {
             let length = fields.u32("length of a query")?;
             queries.push(fields.text("query", length)?);

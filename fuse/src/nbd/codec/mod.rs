@@ -67,10 +67,16 @@ impl fmt::Display for Malformed {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short { field } => write!(out, "the message ends within its {field}"),
-            Self::Long { extra_bytes } => write!(out, "{extra_bytes} bytes too many in the message"),
+            Self::Long { extra_bytes } => {
+                write!(out, "{extra_bytes} bytes too many in the message")
+            }
             Self::Magic { message, found } => write!(out, "no {message} begins with {found:#x}"),
             Self::Text { field } => {
-                write!(out, "the {field} is not UTF-8 without NUL of at most {} bytes", numbers::STRING_BYTES_MAX)
+                write!(
+                    out,
+                    "the {field} is not UTF-8 without NUL of at most {} bytes",
+                    numbers::STRING_BYTES_MAX
+                )
             }
             Self::Value { field, found } => write!(out, "{found:#x} is no {field}"),
         }

@@ -122,9 +122,18 @@ impl Errno {
 
     /// The error a number stands for; numbers outside the list mean the same as EINVAL.
     pub fn from_number(number: u32) -> Self {
-        [Self::Perm, Self::Io, Self::NoMem, Self::Inval, Self::NoSpc, Self::Overflow, Self::NotSup, Self::Shutdown]
-            .into_iter()
-            .find(|errno| errno.number() == number)
-            .unwrap_or(Self::Inval)
+        [
+            Self::Perm,
+            Self::Io,
+            Self::NoMem,
+            Self::Inval,
+            Self::NoSpc,
+            Self::Overflow,
+            Self::NotSup,
+            Self::Shutdown,
+        ]
+        .into_iter()
+        .find(|errno| errno.number() == number)
+        .unwrap_or(Self::Inval)
     }
 }

@@ -36,13 +36,19 @@ impl SimpleReply {
         let mut fields = Fields::new(bytes);
         let magic = fields.u32("magic")?;
         if magic != SIMPLE_REPLY_MAGIC {
-            return Err(Malformed::Magic { message: "simple reply", found: u64::from(magic) });
+            return Err(Malformed::Magic {
+                message: "simple reply",
+                found: u64::from(magic),
+            });
         }
         let error = match fields.u32("error")? {
             0 => None,
             number => Some(Errno::from_number(number)),
         };
-        Ok(Self { cookie: fields.u64("cookie")?, error })
+        Ok(Self {
+            cookie: fields.u64("cookie")?,
+            error,
+        })
     }
 }
 
@@ -140,7 +146,10 @@ impl ChunkHeader {
         let mut fields = Fields::new(bytes);
         let magic = fields.u32("magic")?;
         if magic != CHUNK_MAGIC {
-            return Err(Malformed::Magic { message: "structured reply chunk", found: u64::from(magic) });
+            return Err(Malformed::Magic {
+                message: "structured reply chunk",
+                found: u64::from(magic),
+            });
         }
         Ok(Self {
             done: fields.u16("reply flags")? & DONE != 0,
@@ -156,9 +165,19 @@ pub const DATA_HEADER_BYTES: usize = ChunkHeader::BYTES + 8;
 
 /// What comes before `data_bytes` bytes of an OFFSET_DATA chunk, which begin at `offset` of the
 /// export. `data_bytes` is at most `u32::MAX - 8`.
-pub fn data_header(cookie: u64, offset: u64, data_bytes: u32, done: bool) -> [u8; DATA_HEADER_BYTES] {
+pub fn data_header(
+    cookie: u64,
+    offset: u64,
+    data_bytes: u32,
+    done: bool,
+) -> [u8; DATA_HEADER_BYTES] {
     let mut bytes = [0; DATA_HEADER_BYTES];
-    let header = ChunkHeader { done, kind: OFFSET_DATA, cookie, payload_bytes: data_bytes + 8 };
+    let header = ChunkHeader {
+        done,
+        kind: OFFSET_DATA,
+        cookie,
+        payload_bytes: data_bytes + 8,
+    };
     bytes[..ChunkHeader::BYTES].copy_from_slice(&header.encode());
     bytes[ChunkHeader::BYTES..].copy_from_slice(&offset.to_be_bytes());
     bytes
@@ -167,7 +186,12 @@ pub fn data_header(cookie: u64, offset: u64, data_bytes: u32, done: bool) -> [u8
 /// An OFFSET_HOLE chunk whole: `length` zeroes at `offset` of the export.
 pub fn hole_chunk(cookie: u64, offset: u64, length: u32, done: bool) -> [u8; HOLE_CHUNK_BYTES] {
     let mut bytes = [0; HOLE_CHUNK_BYTES];
-    let header = ChunkHeader { done, kind: OFFSET_HOLE, cookie, payload_bytes: 12 };
+    let header = ChunkHeader {
+        done,
+        kind: OFFSET_HOLE,
+        cookie,
+        payload_bytes: 12,
+    };
     bytes[..ChunkHeader::BYTES].copy_from_slice(&header.encode());
     bytes[ChunkHeader::BYTES..ChunkHeader::BYTES + 8].copy_from_slice(&offset.to_be_bytes());
     bytes[ChunkHeader::BYTES + 8..].copy_from_slice(&length.to_be_bytes());
@@ -199,7 +223,10 @@ impl<'a> Chunk<'a> {
                 out.extend_from_slice(&length.to_be_bytes());
                 OFFSET_HOLE
             }
-            Self::BlockStatus { context, descriptors } => {
+            Self::BlockStatus {
+                context,
+                descriptors,
+            } => {
                 out.extend_from_slice(&context.to_be_bytes());
                 for descriptor in descriptors {
                     out.extend_from_slice(&descriptor.length.to_be_bytes());
@@ -211,15 +238,27 @@ impl<'a> Chunk<'a> {
                 put_error(out, *errno, message);
                 ERROR
             }
-            Self::ErrorOffset { errno, message, offset } => {
+            Self::ErrorOffset {
+                errno,
+                message,
+                offset,
+            } => {
                 put_error(out, *errno, message);
                 out.extend_from_slice(&offset.to_be_bytes());
                 ERROR_OFFSET
             }
         };
         let payload_bytes = out.len() - start - ChunkHeader::BYTES;
-        assert!(payload_bytes <= u32::MAX as usize, "a chunk of {payload_bytes} bytes");
-        let header = ChunkHeader { done, kind, cookie, payload_bytes: payload_bytes as u32 };
+        assert!(
+            payload_bytes <= u32::MAX as usize,
+            "a chunk of {payload_bytes} bytes"
+        );
+        let header = ChunkHeader {
+            done,
+            kind,
+            cookie,
+            payload_bytes: payload_bytes as u32,
+        };
         out[start..start + ChunkHeader::BYTES].copy_from_slice(&header.encode());
     }
 
@@ -237,23 +276,37 @@ impl<'a> Chunk<'a> {
             }
             OFFSET_HOLE => {
                 let offset = fields.u64("offset")?;
-                Self::OffsetHole { offset, length: nonzero("hole size", fields.u32("hole size")?)? }
+                Self::OffsetHole {
+                    offset,
+                    length: nonzero("hole size", fields.u32("hole size")?)?,
+                }
             }
             BLOCK_STATUS => {
                 let context = fields.u32("context id")?;
                 if fields.left() == 0 {
-                    return Err(Malformed::Short { field: "descriptors" });
+                    return Err(Malformed::Short {
+                        field: "descriptors",
+                    });
                 }
                 let count = fields.left() / 8;
                 if count > DESCRIPTORS_MAX {
-                    return Err(Malformed::Value { field: "count of descriptors", found: count as u64 });
+                    return Err(Malformed::Value {
+                        field: "count of descriptors",
+                        found: count as u64,
+                    });
                 }
                 let mut descriptors = Vec::with_capacity(count);
                 while fields.left() > 0 {
                     let length = nonzero("extent length", fields.u32("extent length")?)?;
-                    descriptors.push(Descriptor { length, status: fields.u32("status flags")? });
+                    descriptors.push(Descriptor {
+                        length,
+                        status: fields.u32("status flags")?,
+                    });
                 }
-                Self::BlockStatus { context, descriptors }
+                Self::BlockStatus {
+                    context,
+                    descriptors,
+                }
             }
             ERROR => {
                 let (errno, message) = take_error(&mut fields)?;
@@ -261,9 +314,18 @@ impl<'a> Chunk<'a> {
             }
             ERROR_OFFSET => {
                 let (errno, message) = take_error(&mut fields)?;
-                Self::ErrorOffset { errno, message, offset: fields.u64("offset")? }
+                Self::ErrorOffset {
+                    errno,
+                    message,
+                    offset: fields.u64("offset")?,
+                }
             }
-            other => return Err(Malformed::Value { field: "chunk type", found: u64::from(other) }),
+            other => {
+                return Err(Malformed::Value {
+                    field: "chunk type",
+                    found: u64::from(other),
+                });
+            }
         };
         fields.end()?;
         Ok(chunk)
@@ -271,7 +333,11 @@ impl<'a> Chunk<'a> {
 }
 
 fn nonzero(field: &'static str, value: u32) -> Result<u32, Malformed> {
-    if value == 0 { Err(Malformed::Value { field, found: 0 }) } else { Ok(value) }
+    if value == 0 {
+        Err(Malformed::Value { field, found: 0 })
+    } else {
+        Ok(value)
+    }
 }
 
 fn put_error(out: &mut Vec<u8>, errno: Errno, message: &str) {

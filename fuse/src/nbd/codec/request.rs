@@ -62,7 +62,12 @@ impl Command {
             Self::Read => command_flag::DF,
             Self::WriteZeroes => command_flag::NO_HOLE | command_flag::FAST_ZERO,
             Self::BlockStatus => command_flag::REQ_ONE,
-            Self::Write | Self::Disconnect | Self::Flush | Self::Trim | Self::Cache | Self::Unknown(_) => 0,
+            Self::Write
+            | Self::Disconnect
+            | Self::Flush
+            | Self::Trim
+            | Self::Cache
+            | Self::Unknown(_) => 0,
         };
         own | command_flag::FUA
     }
@@ -93,7 +98,10 @@ impl Request {
         let mut fields = Fields::new(bytes);
         let magic = fields.u32("magic")?;
         if magic != REQUEST_MAGIC {
-            return Err(Malformed::Magic { message: "request", found: u64::from(magic) });
+            return Err(Malformed::Magic {
+                message: "request",
+                found: u64::from(magic),
+            });
         }
         Ok(Self {
             flags: fields.u16("command flags")?,

@@ -42,7 +42,10 @@ fn option_round_trip(option: &ClientOption<'_>) {
     let mut bytes = Vec::new();
     option.encode(&mut bytes).expect("legal strings");
     let (header, data) = reread(&bytes);
-    assert_eq!(ClientOption::decode(header.number, data).as_ref(), Ok(option));
+    assert_eq!(
+        ClientOption::decode(header.number, data).as_ref(),
+        Ok(option)
+    );
 }
 
 fn answer_round_trip(answer: &Answer<'_>) {
@@ -59,7 +62,10 @@ fn chunk_round_trip(chunk: &Chunk<'_>, cookie: u64, done: bool) {
     chunk.encode(cookie, done, &mut bytes);
     let (header, payload) = bytes.split_first_chunk().expect("a header");
     let header = ChunkHeader::decode(header).expect("a good header");
-    assert_eq!((header.cookie, header.payload_bytes as usize), (cookie, payload.len()));
+    assert_eq!(
+        (header.cookie, header.payload_bytes as usize),
+        (cookie, payload.len())
+    );
     assert_eq!(header.done, done || matches!(chunk, Chunk::None));
     assert_eq!(Chunk::decode(header.kind, payload).as_ref(), Ok(chunk));
 }
@@ -233,52 +239,91 @@ fn a_count_larger_than_the_message_allocates_by_the_message() {
     let mut data = 0u32.to_be_bytes().to_vec();
     data.extend_from_slice(&u32::MAX.to_be_bytes());
     data.extend_from_slice(&[0; 8]);
-    assert_eq!(ClientOption::decode(10, &data), Err(Malformed::Short { field: "length of a query" }));
+    assert_eq!(
+        ClientOption::decode(10, &data),
+        Err(Malformed::Short {
+            field: "length of a query"
+        })
+    );
     let mut data = 0u32.to_be_bytes().to_vec();
     data.extend_from_slice(&u16::MAX.to_be_bytes());
-    assert_eq!(ClientOption::decode(7, &data), Err(Malformed::Short { field: "information requests" }));
+    assert_eq!(
+        ClientOption::decode(7, &data),
+        Err(Malformed::Short {
+            field: "information requests"
+        })
+    );
 }
 
 #[test]
 fn unknown_client_flags_are_refused() {
-    assert!(ClientFlags::decode([0, 0, 0, 3]).is_ok_and(|flags| flags.fixed_newstyle && flags.no_zeroes));
+    assert!(
+        ClientFlags::decode([0, 0, 0, 3])
+            .is_ok_and(|flags| flags.fixed_newstyle && flags.no_zeroes)
+    );
     assert!(ClientFlags::decode([0, 0, 0, 4]).is_err());
     assert!(ClientFlags::decode([0x80, 0, 0, 1]).is_err());
     for bits in 0..4 {
-        assert_eq!(ClientFlags::decode([0, 0, 0, bits]).map(ClientFlags::encode), Ok([0, 0, 0, bits]));
+        assert_eq!(
+            ClientFlags::decode([0, 0, 0, bits]).map(ClientFlags::encode),
+            Ok([0, 0, 0, bits])
+        );
     }
 }
 
 #[test]
 fn names_over_4096_bytes_or_with_nul_or_not_utf8_are_refused() {
     let long = "x".repeat(4097);
-    assert_eq!(ClientOption::decode(1, long.as_bytes()), Err(Malformed::Text { field: "export name" }));
+    assert_eq!(
+        ClientOption::decode(1, long.as_bytes()),
+        Err(Malformed::Text {
+            field: "export name"
+        })
+    );
     assert!(ClientOption::decode(1, &long.as_bytes()[1..]).is_ok());
     assert!(ClientOption::decode(1, b"a\0b").is_err());
     assert!(ClientOption::decode(1, b"\xff\xfe").is_err());
-    assert!(ClientOption::ExportName(&long).encode(&mut Vec::new()).is_err());
+    assert!(
+        ClientOption::ExportName(&long)
+            .encode(&mut Vec::new())
+            .is_err()
+    );
 }
 
 #[test]
 fn options_that_take_no_data_refuse_it_but_abort_ignores_it() {
     for number in [3, 5, 8, 11] {
-        assert_eq!(ClientOption::decode(number, b"x"), Err(Malformed::Long { extra_bytes: 1 }));
+        assert_eq!(
+            ClientOption::decode(number, b"x"),
+            Err(Malformed::Long { extra_bytes: 1 })
+        );
     }
     assert_eq!(ClientOption::decode(2, b"x"), Ok(ClientOption::Abort));
-    assert_eq!(ClientOption::decode(4711, b"x"), Ok(ClientOption::Unknown(4711)));
+    assert_eq!(
+        ClientOption::decode(4711, b"x"),
+        Ok(ClientOption::Unknown(4711))
+    );
 }
 
 #[test]
 fn messages_are_cut_at_a_character_and_at_a_nul() {
     let long = "ä".repeat(3000);
     let mut bytes = Vec::new();
-    Chunk::Error { errno: Errno::Io, message: &long }.encode(1, true, &mut bytes);
+    Chunk::Error {
+        errno: Errno::Io,
+        message: &long,
+    }
+    .encode(1, true, &mut bytes);
     match Chunk::decode((1 << 15) + 1, &bytes[ChunkHeader::BYTES..]) {
         Ok(Chunk::Error { message, .. }) => assert_eq!(message, &long[..4096]),
         other => panic!("{other:?}"),
     }
     let mut bytes = Vec::new();
-    Answer::Refused { refusal: Refusal::Policy, message: "a\0b" }.encode(1, &mut bytes);
+    Answer::Refused {
+        refusal: Refusal::Policy,
+        message: "a\0b",
+    }
+    .encode(1, &mut bytes);
     assert!(bytes.ends_with(b"a"));
     const { assert!(OPTION_BYTES_MAX as usize >= 4096 + 6) };
 }

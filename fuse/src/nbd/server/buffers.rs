@@ -57,18 +57,33 @@ pub(super) struct OutOfMemory;
 
 impl Budget {
     pub(super) fn new() -> Self {
-        Self { free_bytes: Mutex::new(CONNECTION_BYTES_MAX), freed: Condvar::new() }
+        Self {
+            free_bytes: Mutex::new(CONNECTION_BYTES_MAX),
+            freed: Condvar::new(),
+        }
     }
 
     fn take(&self, bytes: usize) {
-        assert!(bytes <= CONNECTION_BYTES_MAX, "a buffer of {bytes} bytes would never fit the budget");
-        let free = self.free_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = self.freed.wait_while(free, |free| *free < bytes).unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            bytes <= CONNECTION_BYTES_MAX,
+            "a buffer of {bytes} bytes would never fit the budget"
+        );
+        let free = self
+            .free_bytes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .freed
+            .wait_while(free, |free| *free < bytes)
+            .unwrap_or_else(PoisonError::into_inner);
         *free -= bytes;
     }
 
     fn give_back(&self, bytes: usize) {
-        *self.free_bytes.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+        *self
+            .free_bytes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) += bytes;
         self.freed.notify_one();
     }
 }
@@ -83,17 +98,33 @@ impl Pool {
     ) -> Result<Buffer<'a>, OutOfMemory> {
         if bytes <= SMALL_BYTES_MAX + SLACK_BYTES {
             if small.len() < bytes {
-                small.resize(bytes.next_power_of_two().min(SMALL_BYTES_MAX + SLACK_BYTES).max(bytes), 0);
+                small.resize(
+                    bytes
+                        .next_power_of_two()
+                        .min(SMALL_BYTES_MAX + SLACK_BYTES)
+                        .max(bytes),
+                    0,
+                );
             }
             return Ok(Buffer::Small(&mut small[..bytes]));
         }
-        let class = (0..CLASSES).find(|class| bytes <= class_bytes(*class)).ok_or(OutOfMemory)?;
+        let class = (0..CLASSES)
+            .find(|class| bytes <= class_bytes(*class))
+            .ok_or(OutOfMemory)?;
         budget.take(class_bytes(class));
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner)[class].pop();
         // From here on the loan gives the budget back, whatever happens.
-        let mut loan = Loan { bytes: idle.unwrap_or_default(), used: bytes, class, pool: self, budget };
+        let mut loan = Loan {
+            bytes: idle.unwrap_or_default(),
+            used: bytes,
+            class,
+            pool: self,
+            budget,
+        };
         if loan.bytes.is_empty() {
-            loan.bytes.try_reserve_exact(class_bytes(class)).map_err(|_| OutOfMemory)?;
+            loan.bytes
+                .try_reserve_exact(class_bytes(class))
+                .map_err(|_| OutOfMemory)?;
             loan.bytes.resize(class_bytes(class), 0);
         }
         Ok(Buffer::Large(loan))
@@ -104,7 +135,11 @@ impl Drop for Loan<'_> {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if !bytes.is_empty() {
-            let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut idle = self
+                .pool
+                .idle
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             let idle_bytes: usize = idle.iter().flatten().map(Vec::len).sum();
             if idle_bytes + bytes.len() <= IDLE_BYTES_MAX {
                 idle[self.class].push(bytes);
@@ -140,18 +175,36 @@ mod tests {
     use std::sync::PoisonError;
 
     fn free(budget: &Budget) -> usize {
-        *budget.free_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        *budget
+            .free_bytes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn idle(pool: &Pool) -> usize {
-        pool.idle.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().map(Vec::len).sum()
+        pool.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .flatten()
+            .map(Vec::len)
+            .sum()
     }
 
     #[test]
     fn every_size_up_to_the_largest_payload_with_headers_is_lent_exactly() {
         let (pool, budget) = (Pool::default(), Budget::new());
         let mut small = Vec::new();
-        for bytes in [0, 1, 28, 4096 + 60, SMALL_BYTES_MAX + 60, (1 << 20) + 60, (5 << 20) + 60, (32 << 20) + 60] {
+        for bytes in [
+            0,
+            1,
+            28,
+            4096 + 60,
+            SMALL_BYTES_MAX + 60,
+            (1 << 20) + 60,
+            (5 << 20) + 60,
+            (32 << 20) + 60,
+        ] {
             let buffer = pool.lend(&budget, &mut small, bytes).expect("memory");
             assert_eq!(buffer.len(), bytes);
         }
@@ -167,7 +220,10 @@ mod tests {
         let mut smalls = vec![Vec::new(); 8];
         let mut loans = Vec::new();
         for (turn, small) in smalls.iter_mut().enumerate() {
-            loans.push(pool.lend(&budgets[turn / 2], small, 32 << 20).expect("memory"));
+            loans.push(
+                pool.lend(&budgets[turn / 2], small, 32 << 20)
+                    .expect("memory"),
+            );
         }
         assert_eq!(free(&budgets[0]), 0);
         drop(loans);
@@ -182,7 +238,11 @@ mod tests {
             let (mut a, mut b) = (Vec::new(), Vec::new());
             let first = pool.lend(&budget, &mut a, 32 << 20).expect("memory");
             let second = pool.lend(&budget, &mut b, 32 << 20).expect("memory");
-            let third = scope.spawn(|| pool.lend(&budget, &mut Vec::new(), 1 << 20).map(|buffer| buffer.len()).ok());
+            let third = scope.spawn(|| {
+                pool.lend(&budget, &mut Vec::new(), 1 << 20)
+                    .map(|buffer| buffer.len())
+                    .ok()
+            });
             std::thread::sleep(std::time::Duration::from_millis(30));
             assert!(!third.is_finished());
             drop(first);

@@ -39,12 +39,18 @@ impl Connections {
         open.last_id += 1;
         let id = open.last_id;
         open.streams.insert(id, Arc::clone(stream));
-        Some(Departure { connections: Arc::clone(self), id, stream: Arc::clone(stream) })
+        Some(Departure {
+            connections: Arc::clone(self),
+            id,
+            stream: Arc::clone(stream),
+        })
     }
 
     pub(super) fn shutdown(&self, how: Shutdown) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.streams.values().for_each(|stream| stream.shutdown(how));
+        open.streams
+            .values()
+            .for_each(|stream| stream.shutdown(how));
     }
 
     /// Waits until all have left, and tells how many have not within `limit`.
@@ -61,7 +67,12 @@ impl Connections {
 impl Drop for Departure {
     fn drop(&mut self) {
         self.stream.shutdown(Shutdown::Both);
-        self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).streams.remove(&self.id);
+        self.connections
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .streams
+            .remove(&self.id);
         self.connections.one_left.notify_all();
     }
 }

@@ -62,7 +62,10 @@ pub(super) struct Tallies {
 impl Tallies {
     /// The tally of `export`, made if it is new.
     pub(super) fn of(&self, export: &str) -> Arc<Tally> {
-        let mut by_export = self.by_export.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_export = self
+            .by_export
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(tally) = by_export.get(export) {
             return Arc::clone(tally);
         }
@@ -75,7 +78,10 @@ impl Tallies {
     }
 
     pub(super) fn snapshot(&self) -> Vec<Counters> {
-        let by_export = self.by_export.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_export = self
+            .by_export
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         by_export
             .iter()
             .map(|(export, tally)| {

@@ -11,8 +11,12 @@ use super::listener::Exports;
 use super::stream::Stream;
 use crate::nbd::codec::Malformed;
 use crate::nbd::codec::answer::{Answer, ExportInfo, Greeting, PADDING, Refusal};
-use crate::nbd::codec::haggle::{ClientFlags, ClientOption, ContextQuery, InfoRequest, OptionHeader};
-use crate::nbd::codec::numbers::{OPTION_BYTES_MAX, PAYLOAD_BYTES_MAX, allocation, handshake, info, transmission};
+use crate::nbd::codec::haggle::{
+    ClientFlags, ClientOption, ContextQuery, InfoRequest, OptionHeader,
+};
+use crate::nbd::codec::numbers::{
+    OPTION_BYTES_MAX, PAYLOAD_BYTES_MAX, allocation, handshake, info, transmission,
+};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -24,7 +28,11 @@ const DRAINED_BYTES_MAX: u32 = 16 << 20;
 const ANSWERS_BYTES: usize = 64 << 10;
 
 /// Block sizes: the protocol's defaults, which we support in full ("Size constraints").
-const BLOCK_SIZE: Answer<'static> = Answer::BlockSize { minimum: 1, preferred: 4096, maximum: PAYLOAD_BYTES_MAX };
+const BLOCK_SIZE: Answer<'static> = Answer::BlockSize {
+    minimum: 1,
+    preferred: 4096,
+    maximum: PAYLOAD_BYTES_MAX,
+};
 
 /// The id under which base:allocation is selected.
 pub(super) const ALLOCATION_CONTEXT: u32 = 1;
@@ -59,7 +67,9 @@ impl From<io::Error> for Ended {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::TooSlow,
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::ByClient,
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => Self::ByClient,
             _ => Self::Io(error),
         }
     }
@@ -74,12 +84,24 @@ pub(super) fn haggle(
 ) -> Result<Agreement, Ended> {
     let deadline = Instant::now() + HANDSHAKE_LIMIT;
     let line = Line { stream, deadline };
-    line.send(&Greeting { flags: handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES }.encode())?;
+    line.send(
+        &Greeting {
+            flags: handshake::FIXED_NEWSTYLE | handshake::NO_ZEROES,
+        }
+        .encode(),
+    )?;
     let mut flags = [0; ClientFlags::BYTES];
     line.receive(&mut flags)?;
     let flags = ClientFlags::decode(flags)?;
-    let table = Table { exporter, exports, holder };
-    let mut state = State { structured: false, contexts_for: None };
+    let table = Table {
+        exporter,
+        exports,
+        holder,
+    };
+    let mut state = State {
+        structured: false,
+        contexts_for: None,
+    };
     let mut data = Vec::new();
     loop {
         let mut header = [0; OptionHeader::BYTES];
@@ -87,8 +109,15 @@ pub(super) fn haggle(
         let OptionHeader { number, data_bytes } = OptionHeader::decode(&header)?;
         if data_bytes > OPTION_BYTES_MAX {
             line.drain(data_bytes)?;
-            let message = format!("{data_bytes} bytes of option data, at most {OPTION_BYTES_MAX} are taken");
-            line.answer(number, Answer::Refused { refusal: Refusal::TooBig, message: &message })?;
+            let message =
+                format!("{data_bytes} bytes of option data, at most {OPTION_BYTES_MAX} are taken");
+            line.answer(
+                number,
+                Answer::Refused {
+                    refusal: Refusal::TooBig,
+                    message: &message,
+                },
+            )?;
             continue;
         }
         data.resize(data_bytes as usize, 0);
@@ -96,16 +125,26 @@ pub(super) fn haggle(
         let option = match ClientOption::decode(number, &data) {
             Ok(option) => option,
             // EXPORT_NAME has no way to report an error.
-            Err(malformed) if number == ClientOption::ExportName("").number() => return Err(malformed.into()),
+            Err(malformed) if number == ClientOption::ExportName("").number() => {
+                return Err(malformed.into());
+            }
             Err(malformed) => {
                 let message = malformed.to_string();
-                line.answer(number, Answer::Refused { refusal: Refusal::Invalid, message: &message })?;
+                line.answer(
+                    number,
+                    Answer::Refused {
+                        refusal: Refusal::Invalid,
+                        message: &message,
+                    },
+                )?;
                 continue;
             }
         };
         match option {
             ClientOption::ExportName(name) => {
-                let opened = table.open(name).map_err(|refused| Ended::NoExport(refused.message))?;
+                let opened = table
+                    .open(name)
+                    .map_err(|refused| Ended::NoExport(refused.message))?;
                 let export = state.export_info(&opened);
                 let mut answer = export.encode().to_vec();
                 if !flags.no_zeroes {
@@ -137,7 +176,9 @@ pub(super) fn haggle(
                 state.structured = true;
                 line.answer(number, Answer::Ack)?;
             }
-            ClientOption::ListMetaContext(query) => line.contexts(number, 0, &query, true, &table, &state).map(|_| ())?,
+            ClientOption::ListMetaContext(query) => line
+                .contexts(number, 0, &query, true, &table, &state)
+                .map(|_| ())?,
             ClientOption::SetMetaContext(query) => {
                 state.contexts_for = None;
                 if line.contexts(number, ALLOCATION_CONTEXT, &query, false, &table, &state)? {
@@ -145,11 +186,23 @@ pub(super) fn haggle(
                 }
             }
             ClientOption::StartTls => {
-                line.answer(number, Answer::Refused { refusal: Refusal::Unsupported, message: "this server has no TLS" })?;
+                line.answer(
+                    number,
+                    Answer::Refused {
+                        refusal: Refusal::Unsupported,
+                        message: "this server has no TLS",
+                    },
+                )?;
             }
             ClientOption::ExtendedHeaders | ClientOption::Unknown(_) => {
                 let message = format!("option {number} is not known here");
-                line.answer(number, Answer::Refused { refusal: Refusal::Unsupported, message: &message })?;
+                line.answer(
+                    number,
+                    Answer::Refused {
+                        refusal: Refusal::Unsupported,
+                        message: &message,
+                    },
+                )?;
             }
         }
     }
@@ -172,18 +225,27 @@ impl State {
         if opened.export.read_only() {
             flags |= transmission::READ_ONLY;
         } else {
-            flags |= transmission::SEND_TRIM | transmission::SEND_WRITE_ZEROES | transmission::SEND_FAST_ZERO;
+            flags |= transmission::SEND_TRIM
+                | transmission::SEND_WRITE_ZEROES
+                | transmission::SEND_FAST_ZERO;
         }
         if self.structured {
             flags |= transmission::SEND_DF;
         }
-        ExportInfo { length_bytes: opened.export.length_bytes(), flags }
+        ExportInfo {
+            length_bytes: opened.export.length_bytes(),
+            flags,
+        }
     }
 
     fn agree(self, opened: Opened, name: &str, stream: &Stream) -> Result<Agreement, Ended> {
         stream.set_timeouts(None)?;
         let allocation = self.structured && self.contexts_for.is_some_and(|chosen| chosen == name);
-        Ok(Agreement { opened, structured: self.structured, allocation })
+        Ok(Agreement {
+            opened,
+            structured: self.structured,
+            allocation,
+        })
     }
 }
 
@@ -198,7 +260,10 @@ impl From<blockstore::Error> for Refused {
         if is_grave(error.kind()) {
             tracing::error!(error = error.chain(), "an NBD export cannot be opened");
         }
-        Self { refusal: refusal(error.kind()), message: error.chain() }
+        Self {
+            refusal: refusal(error.kind()),
+            message: error.chain(),
+        }
     }
 }
 
@@ -214,7 +279,9 @@ impl Table<'_> {
         let name = self.exports.resolve(asked).ok_or_else(|| Refused {
             refusal: Refusal::UnknownExport,
             message: match asked {
-                "" => "there is no default export: name one, `nbdinfo --list` shows them".to_owned(),
+                "" => {
+                    "there is no default export: name one, `nbdinfo --list` shows them".to_owned()
+                }
                 _ => format!("no export \"{asked}\": `nbdinfo --list` shows them"),
             },
         })?;
@@ -225,9 +292,15 @@ impl Table<'_> {
         match self.exports {
             Exports::All => Ok(self.exporter.list()?),
             // Opening is the only way to ask for one name; what is gone is left out.
-            Exports::Only(names) => {
-                Ok(names.iter().filter_map(|name| Some(Listed { name: name.clone(), ..self.open(name).ok()?.listed })).collect())
-            }
+            Exports::Only(names) => Ok(names
+                .iter()
+                .filter_map(|name| {
+                    Some(Listed {
+                        name: name.clone(),
+                        ..self.open(name).ok()?.listed
+                    })
+                })
+                .collect()),
         }
     }
 }
@@ -284,13 +357,23 @@ impl Line<'_> {
     }
 
     fn refuse(&self, option: u32, refused: &Refused) -> Result<(), Ended> {
-        self.answer(option, Answer::Refused { refusal: refused.refusal, message: &refused.message })
+        self.answer(
+            option,
+            Answer::Refused {
+                refusal: refused.refusal,
+                message: &refused.message,
+            },
+        )
     }
 
     fn list(&self, option: u32, listed: &[Listed]) -> Result<(), Ended> {
         let mut bytes = Vec::new();
         for export in listed {
-            Answer::Server { name: &export.name, description: &export.description }.encode(option, &mut bytes);
+            Answer::Server {
+                name: &export.name,
+                description: &export.description,
+            }
+            .encode(option, &mut bytes);
             if bytes.len() >= ANSWERS_BYTES {
                 self.send(&bytes)?;
                 bytes.clear();
@@ -300,7 +383,13 @@ impl Line<'_> {
         self.send(&bytes)
     }
 
-    fn inform(&self, option: u32, request: &InfoRequest<'_>, opened: &Opened, state: &State) -> Result<(), Ended> {
+    fn inform(
+        &self,
+        option: u32,
+        request: &InfoRequest<'_>,
+        opened: &Opened,
+        state: &State,
+    ) -> Result<(), Ended> {
         let mut bytes = Vec::new();
         Answer::Export(state.export_info(opened)).encode(option, &mut bytes);
         if request.wants(info::NAME) {
@@ -328,8 +417,15 @@ impl Line<'_> {
         state: &State,
     ) -> Result<bool, Ended> {
         if !state.structured {
-            let message = "metadata contexts need structured replies: negotiate STRUCTURED_REPLY first";
-            self.answer(option, Answer::Refused { refusal: Refusal::Invalid, message })?;
+            let message =
+                "metadata contexts need structured replies: negotiate STRUCTURED_REPLY first";
+            self.answer(
+                option,
+                Answer::Refused {
+                    refusal: Refusal::Invalid,
+                    message,
+                },
+            )?;
             return Ok(false);
         }
         if let Err(refused) = table.open(query.name) {
@@ -337,10 +433,15 @@ impl Line<'_> {
             return Ok(false);
         }
         let found = query.queries.contains(&allocation::NAME)
-            || listing && (query.queries.is_empty() || query.queries.contains(&allocation::WILDCARD));
+            || listing
+                && (query.queries.is_empty() || query.queries.contains(&allocation::WILDCARD));
         let mut bytes = Vec::new();
         if found {
-            Answer::MetaContext { id, name: allocation::NAME }.encode(option, &mut bytes);
+            Answer::MetaContext {
+                id,
+                name: allocation::NAME,
+            }
+            .encode(option, &mut bytes);
         }
         Answer::Ack.encode(option, &mut bytes);
         self.send(&bytes)?;

@@ -27,7 +27,12 @@ pub(super) enum Lost {
 
 impl Input {
     pub(super) fn new() -> Self {
-        Self { ahead: Box::new([0; AHEAD_BYTES]), start: 0, end: 0, ended: false }
+        Self {
+            ahead: Box::new([0; AHEAD_BYTES]),
+            start: 0,
+            end: 0,
+            ended: false,
+        }
     }
 
     /// Nothing is read any more.

@@ -33,7 +33,10 @@ impl Exports {
             Self::All => Some(asked).filter(|name| !name.is_empty()),
             Self::Only(names) => match (asked, names.as_slice()) {
                 ("", [only]) => Some(only),
-                _ => names.iter().find(|name| name.as_str() == asked).map(String::as_str),
+                _ => names
+                    .iter()
+                    .find(|name| name.as_str() == asked)
+                    .map(String::as_str),
             },
         }
     }
@@ -48,8 +51,14 @@ pub struct Listener {
 
 #[derive(Debug)]
 pub(super) enum Socket {
-    Unix { listener: UnixListener, file: SocketFile },
-    Tcp { listener: TcpListener, address: SocketAddr },
+    Unix {
+        listener: UnixListener,
+        file: SocketFile,
+    },
+    Tcp {
+        listener: TcpListener,
+        address: SocketAddr,
+    },
 }
 
 /// The file of a unix socket, known by inode, so that only our own is removed.
@@ -64,17 +73,28 @@ impl Listener {
     /// Binds the unix socket `path` with permission bits `mode` and, if given, the group id `group`.
     pub fn unix(path: &Path, mode: u32, group: Option<u32>, exports: Exports) -> Result<Self> {
         remove_stale(path)?;
-        let (listener, file) = bind_unix(path, mode, group)
-            .map_err(|source| Error::Listen { address: path.display().to_string(), source })?;
-        Ok(Self { socket: Socket::Unix { listener, file }, exports })
+        let (listener, file) = bind_unix(path, mode, group).map_err(|source| Error::Listen {
+            address: path.display().to_string(),
+            source,
+        })?;
+        Ok(Self {
+            socket: Socket::Unix { listener, file },
+            exports,
+        })
     }
 
     /// Binds a TCP address; port 0 takes a free one.
     pub fn tcp(address: SocketAddr, exports: Exports) -> Result<Self> {
         let (listener, address) = TcpListener::bind(address)
             .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
-            .map_err(|source| Error::Listen { address: address.to_string(), source })?;
-        Ok(Self { socket: Socket::Tcp { listener, address }, exports })
+            .map_err(|source| Error::Listen {
+                address: address.to_string(),
+                source,
+            })?;
+        Ok(Self {
+            socket: Socket::Tcp { listener, address },
+            exports,
+        })
     }
 }
 
@@ -82,7 +102,9 @@ impl Socket {
     /// Waits for the next connection.
     pub(super) fn accept(&self) -> io::Result<Stream> {
         match self {
-            Self::Unix { listener, .. } => listener.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Self::Unix { listener, .. } => {
+                listener.accept().map(|(stream, _)| Stream::Unix(stream))
+            }
             Self::Tcp { listener, .. } => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
         }
     }
@@ -123,10 +145,19 @@ impl Drop for SocketFile {
 }
 
 fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<(UnixListener, SocketFile)> {
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let socket = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     let made = std::fs::symlink_metadata(path)?;
-    let file = SocketFile { path: path.to_owned(), device: made.dev(), inode: made.ino() };
+    let file = SocketFile {
+        path: path.to_owned(),
+        device: made.dev(),
+        inode: made.ino(),
+    };
     if group.is_some() {
         std::os::unix::fs::chown(path, None, group)?;
     }
@@ -138,11 +169,16 @@ fn bind_unix(path: &Path, mode: u32, group: Option<u32>) -> io::Result<(UnixList
 /// Removes a socket file nobody answers on. Two servers cannot race here for one path as long as it
 /// lies in a store's directory, which one process has at a time.
 fn remove_stale(path: &Path) -> Result<()> {
-    let listen = |source| Error::Listen { address: path.display().to_string(), source };
+    let listen = |source| Error::Listen {
+        address: path.display().to_string(),
+        source,
+    };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(listen(error)),
-        Ok(found) if !found.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(Error::NotASocket(path.to_owned()));
+        }
         Ok(_) => {}
     }
     match UnixStream::connect(path) {
@@ -166,8 +202,12 @@ mod tests {
         let path = directory.path().join("nbd.sock");
         // What a killed server leaves: dropping std's listener does not remove the file.
         drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
-        let live = Listener::unix(&path, 0o660, None, Exports::All).expect("the stale file is replaced");
-        let mode = std::fs::metadata(&path).expect("the socket").permissions().mode();
+        let live =
+            Listener::unix(&path, 0o660, None, Exports::All).expect("the stale file is replaced");
+        let mode = std::fs::metadata(&path)
+            .expect("the socket")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o660);
         match Listener::unix(&path, 0o660, None, Exports::All) {
             Err(Error::SocketInUse(found)) => assert_eq!(found, path),
@@ -182,7 +222,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("precious");
         std::fs::write(&path, "data").expect("a file");
-        assert!(matches!(Listener::unix(&path, 0o600, None, Exports::All), Err(Error::NotASocket(_))));
+        assert!(matches!(
+            Listener::unix(&path, 0o600, None, Exports::All),
+            Err(Error::NotASocket(_))
+        ));
         assert_eq!(std::fs::read(&path).expect("the file"), b"data");
     }
 

@@ -96,7 +96,13 @@ fn serve_exporter(exporter: Box<dyn Exporter>, listener: Listener) -> Result<Ser
             move || accept(&shared, &socket)
         })
         .map_err(Error::Thread)?;
-    Ok(Server { shared, accepting: Mutex::new(Some(accepting)), socket: Mutex::new(Some(socket)), address, path })
+    Ok(Server {
+        shared,
+        accepting: Mutex::new(Some(accepting)),
+        socket: Mutex::new(Some(socket)),
+        address,
+        path,
+    })
 }
 
 impl Server {
@@ -118,12 +124,23 @@ impl Server {
     /// Stops accepting, waits up to [`STOP_LIMIT`] for the requests under way, closes the connections
     /// and removes the socket file. Can be called again; then there is nothing left to do.
     pub fn stop(&self) {
-        let Some(socket) = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(socket) = self
+            .socket
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        else {
+            return;
+        };
         self.shared.stopping.store(true, Ordering::Relaxed);
         if let Err(error) = socket.close() {
             tracing::debug!(%error, "closing the NBD socket");
         }
-        if let Some(accepting) = self.accepting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        if let Some(accepting) = self
+            .accepting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
             && accepting.join().is_err()
         {
             tracing::error!("the thread that accepts NBD connections died");
@@ -133,7 +150,10 @@ impl Server {
         self.shared.connections.shutdown(Shutdown::Read);
         let left = self.shared.connections.wait_until_empty(STOP_LIMIT);
         if left > 0 {
-            tracing::warn!(connections = left, "closing NBD connections with requests under way");
+            tracing::warn!(
+                connections = left,
+                "closing NBD connections with requests under way"
+            );
             self.shared.connections.shutdown(Shutdown::Both);
         }
     }
@@ -157,7 +177,10 @@ fn accept(shared: &Arc<Shared>, socket: &Socket) {
             }
         };
         let Some(departure) = shared.connections.admit(&stream) else {
-            tracing::warn!(limit = connections::CONNECTIONS_MAX, "an NBD client is turned away: too many connections");
+            tracing::warn!(
+                limit = connections::CONNECTIONS_MAX,
+                "an NBD client is turned away: too many connections"
+            );
             continue;
         };
         let connection = Arc::clone(shared);
@@ -178,21 +201,37 @@ impl Shared {
             return;
         }
         let holder = stream.holder(departure.id);
-        let agreement = match haggling::haggle(&stream, self.exporter.as_ref(), &self.exports, &holder) {
-            Ok(agreement) => agreement,
-            Err(haggling::Ended::ByClient) => return,
-            Err(reason) => {
-                let cause = std::error::Error::source(&reason).map(ToString::to_string);
-                tracing::info!(client = holder, %reason, cause, "an NBD handshake failed");
-                return;
-            }
-        };
+        let agreement =
+            match haggling::haggle(&stream, self.exporter.as_ref(), &self.exports, &holder) {
+                Ok(agreement) => agreement,
+                Err(haggling::Ended::ByClient) => return,
+                Err(reason) => {
+                    let cause = std::error::Error::source(&reason).map(ToString::to_string);
+                    tracing::info!(client = holder, %reason, cause, "an NBD handshake failed");
+                    return;
+                }
+            };
         let name = agreement.opened.listed.name;
-        tracing::debug!(client = holder, export = name, connection = departure.id, "an NBD client is attached");
-        let attached = Attached { tally: self.tallies.of(&name), name, export: agreement.opened.export };
+        tracing::debug!(
+            client = holder,
+            export = name,
+            connection = departure.id,
+            "an NBD client is attached"
+        );
+        let attached = Attached {
+            tally: self.tallies.of(&name),
+            name,
+            export: agreement.opened.export,
+        };
         let terms = (agreement.structured, agreement.allocation);
-        let session =
-            Session::new(stream, attached, terms, Arc::clone(&self.pool), Arc::clone(&self.stopping), departure);
+        let session = Session::new(
+            stream,
+            attached,
+            terms,
+            Arc::clone(&self.pool),
+            Arc::clone(&self.stopping),
+            departure,
+        );
         Arc::new(session).work();
     }
 }

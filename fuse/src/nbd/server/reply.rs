@@ -6,11 +6,13 @@
 
 use super::counters::count;
 use super::errors::{errno, is_grave};
+use super::haggling::ALLOCATION_CONTEXT;
 use super::session::Session;
 use crate::nbd::codec::numbers::{Errno, PAYLOAD_BYTES_MAX, allocation, command_flag};
-use crate::nbd::codec::reply::{Chunk, DATA_HEADER_BYTES, Descriptor, HOLE_CHUNK_BYTES, SimpleReply, data_header, hole_chunk};
+use crate::nbd::codec::reply::{
+    Chunk, DATA_HEADER_BYTES, Descriptor, HOLE_CHUNK_BYTES, SimpleReply, data_header, hole_chunk,
+};
 use crate::nbd::codec::request::{Command, Request};
-use super::haggling::ALLOCATION_CONTEXT;
 use blockstore::volume::Extent;
 use std::sync::atomic::Ordering;
 
@@ -47,7 +49,10 @@ struct Failure {
 
 impl Failure {
     fn new(errno: Errno, message: impl Into<String>) -> Self {
-        Self { errno, message: message.into() }
+        Self {
+            errno,
+            message: message.into(),
+        }
     }
 }
 
@@ -72,7 +77,10 @@ impl Session {
                 Command::Cache => self.cache(request, room),
                 Command::BlockStatus => self.block_status(request),
                 Command::Disconnect => Ok(()),
-                Command::Unknown(number) => Err(Failure::new(Errno::Inval, format!("command {number} is not known here"))),
+                Command::Unknown(number) => Err(Failure::new(
+                    Errno::Inval,
+                    format!("command {number} is not known here"),
+                )),
             },
             Err(failure) => Err(failure),
         };
@@ -84,18 +92,36 @@ impl Session {
     /// Replies with an error.
     pub(super) fn fail(&self, request: &Request, errno: Errno, message: &str) {
         self.attached.tally.errors.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!(export = self.attached.name, ?request, ?errno, message, "an NBD request is refused");
+        tracing::debug!(
+            export = self.attached.name,
+            ?request,
+            ?errno,
+            message,
+            "an NBD request is refused"
+        );
         if self.structured {
             let mut bytes = Vec::new();
             Chunk::Error { errno, message }.encode(request.cookie, true, &mut bytes);
             self.send(&bytes);
         } else {
-            self.send(&SimpleReply { cookie: request.cookie, error: Some(errno) }.encode());
+            self.send(
+                &SimpleReply {
+                    cookie: request.cookie,
+                    error: Some(errno),
+                }
+                .encode(),
+            );
         }
     }
 
     fn succeed(&self, request: &Request) {
-        self.send(&SimpleReply { cookie: request.cookie, error: None }.encode());
+        self.send(
+            &SimpleReply {
+                cookie: request.cookie,
+                error: None,
+            }
+            .encode(),
+        );
     }
 
     /// Flags, sizes and range, as far as the request alone and the length decide (proto.md, "Command
@@ -103,7 +129,10 @@ impl Session {
     fn check(&self, request: &Request) -> Result<(), Failure> {
         let strange = request.flags & !request.command.flags_allowed();
         if strange != 0 || (request.has(command_flag::DF) && !self.structured) {
-            let message = format!("command flags {:#x} are not known for {:?}", request.flags, request.command);
+            let message = format!(
+                "command flags {:#x} are not known for {:?}",
+                request.flags, request.command
+            );
             return Err(Failure::new(Errno::Inval, message));
         }
         let past_the_end = match request.command {
@@ -111,12 +140,24 @@ impl Session {
             Command::Write | Command::WriteZeroes => Errno::NoSpc,
             Command::Flush | Command::Disconnect | Command::Unknown(_) => return Ok(()),
         };
-        if matches!(request.command, Command::Read | Command::Write) && request.length > PAYLOAD_BYTES_MAX {
-            let message = format!("{} bytes in one request, at most {PAYLOAD_BYTES_MAX} are served", request.length);
+        if matches!(request.command, Command::Read | Command::Write)
+            && request.length > PAYLOAD_BYTES_MAX
+        {
+            let message = format!(
+                "{} bytes in one request, at most {PAYLOAD_BYTES_MAX} are served",
+                request.length
+            );
             return Err(Failure::new(Errno::Inval, message));
         }
-        if matches!(request.command, Command::Write | Command::WriteZeroes | Command::Trim) && self.attached.export.read_only() {
-            let message = format!("export \"{}\" is read only: clone it to a volume to write", self.attached.name);
+        if matches!(
+            request.command,
+            Command::Write | Command::WriteZeroes | Command::Trim
+        ) && self.attached.export.read_only()
+        {
+            let message = format!(
+                "export \"{}\" is read only: clone it to a volume to write",
+                self.attached.name
+            );
             return Err(Failure::new(Errno::Perm, message));
         }
         let length_bytes = self.attached.export.length_bytes();
@@ -135,10 +176,17 @@ impl Session {
         let tally = &self.attached.tally;
         if !self.structured {
             // The simple header ends where the structured one would, directly before the data.
-            let reply = &mut room[DATA_HEADER_BYTES - SimpleReply::BYTES..DATA_HEADER_BYTES + request.length as usize];
+            let reply = &mut room[DATA_HEADER_BYTES - SimpleReply::BYTES
+                ..DATA_HEADER_BYTES + request.length as usize];
             let (header, data) = reply.split_at_mut(SimpleReply::BYTES);
             self.attached.export.read_at(request.offset, data)?;
-            header.copy_from_slice(&SimpleReply { cookie: request.cookie, error: None }.encode());
+            header.copy_from_slice(
+                &SimpleReply {
+                    cookie: request.cookie,
+                    error: None,
+                }
+                .encode(),
+            );
             count(&tally.reads, &tally.read_bytes, u64::from(request.length));
             self.send(reply);
             return Ok(());
@@ -151,10 +199,17 @@ impl Session {
             return Ok(());
         }
         let runs = if request.length >= SPARSE_READ_BYTES_MIN && !request.has(command_flag::DF) {
-            let found = self.attached.export.extents(request.offset, u64::from(request.length), RUNS_MAX)?;
+            let found = self.attached.export.extents(
+                request.offset,
+                u64::from(request.length),
+                RUNS_MAX,
+            )?;
             merge_runs(&found, request.offset, request.length, HOLE_BYTES_MIN)
         } else {
-            vec![Run { length: request.length, data: true }]
+            vec![Run {
+                length: request.length,
+                data: true,
+            }]
         };
         let mut offset = request.offset;
         let mut filled = 0;
@@ -164,7 +219,9 @@ impl Session {
                 let header = data_header(request.cookie, offset, run.length, last);
                 room[filled..filled + DATA_HEADER_BYTES].copy_from_slice(&header);
                 filled += DATA_HEADER_BYTES;
-                self.attached.export.read_at(offset, &mut room[filled..filled + run.length as usize])?;
+                self.attached
+                    .export
+                    .read_at(offset, &mut room[filled..filled + run.length as usize])?;
                 filled += run.length as usize;
             } else {
                 let chunk = hole_chunk(request.cookie, offset, run.length, last);
@@ -184,7 +241,11 @@ impl Session {
         }
         self.force_if_asked(request)?;
         let tally = &self.attached.tally;
-        count(&tally.writes, &tally.written_bytes, u64::from(request.length));
+        count(
+            &tally.writes,
+            &tally.written_bytes,
+            u64::from(request.length),
+        );
         self.succeed(request);
         Ok(())
     }
@@ -193,11 +254,17 @@ impl Session {
     /// NO_HOLE changes nothing: every write goes to a new place, so that no range is ever provisioned.
     fn zero(&self, request: &Request) -> Result<(), Failure> {
         if request.length > 0 {
-            self.attached.export.zero(request.offset, u64::from(request.length))?;
+            self.attached
+                .export
+                .zero(request.offset, u64::from(request.length))?;
         }
         self.force_if_asked(request)?;
         let tally = &self.attached.tally;
-        count(&tally.zeroes, &tally.zeroed_bytes, u64::from(request.length));
+        count(
+            &tally.zeroes,
+            &tally.zeroed_bytes,
+            u64::from(request.length),
+        );
         self.succeed(request);
         Ok(())
     }
@@ -232,7 +299,10 @@ impl Session {
 
     fn block_status(&self, request: &Request) -> Result<(), Failure> {
         if !self.allocation {
-            let message = format!("block status without a context: negotiate {} first", allocation::NAME);
+            let message = format!(
+                "block status without a context: negotiate {} first",
+                allocation::NAME
+            );
             return Err(Failure::new(Errno::Inval, message));
         }
         if request.length == 0 {
@@ -241,22 +311,36 @@ impl Session {
         let one = request.has(command_flag::REQ_ONE);
         // For one run, a few more to merge: the store may tell adjoining runs of one kind apart.
         let max = if one { RUNS_MAX } else { DESCRIPTORS_MAX };
-        let found = self.attached.export.extents(request.offset, u64::from(request.length), max)?;
+        let found = self
+            .attached
+            .export
+            .extents(request.offset, u64::from(request.length), max)?;
         let mut runs = known_runs(&found, request.offset, request.length);
         if runs.is_empty() {
             // Status 0 is always true.
-            runs.push(Run { length: request.length, data: true });
+            runs.push(Run {
+                length: request.length,
+                data: true,
+            });
         }
         runs.truncate(if one { 1 } else { DESCRIPTORS_MAX });
         let descriptors = runs
             .iter()
             .map(|run| Descriptor {
                 length: run.length,
-                status: if run.data { 0 } else { allocation::HOLE | allocation::ZERO },
+                status: if run.data {
+                    0
+                } else {
+                    allocation::HOLE | allocation::ZERO
+                },
             })
             .collect();
         let mut bytes = Vec::new();
-        Chunk::BlockStatus { context: ALLOCATION_CONTEXT, descriptors }.encode(request.cookie, true, &mut bytes);
+        Chunk::BlockStatus {
+            context: ALLOCATION_CONTEXT,
+            descriptors,
+        }
+        .encode(request.cookie, true, &mut bytes);
         self.send(&bytes);
         Ok(())
     }
@@ -287,7 +371,10 @@ fn known_runs(extents: &[Extent], offset: u64, length: u32) -> Vec<Run> {
         let part = (extent_end - at) as u32;
         match runs.last_mut() {
             Some(last) if last.data == extent.data => last.length += part,
-            _ => runs.push(Run { length: part, data: extent.data }),
+            _ => runs.push(Run {
+                length: part,
+                data: extent.data,
+            }),
         }
         at = extent_end;
     }
@@ -303,11 +390,17 @@ fn merge_runs(extents: &[Extent], offset: u64, length: u32, hole_min: u64) -> Ve
     };
     let mut covered = 0;
     for run in known_runs(extents, offset, length) {
-        push(Run { length: run.length, data: run.data || u64::from(run.length) < hole_min });
+        push(Run {
+            length: run.length,
+            data: run.data || u64::from(run.length) < hole_min,
+        });
         covered += run.length;
     }
     if covered < length {
-        push(Run { length: length - covered, data: true });
+        push(Run {
+            length: length - covered,
+            data: true,
+        });
     }
     runs
 }
@@ -319,26 +412,63 @@ mod tests {
     use proptest::prelude::*;
 
     fn extent(offset: u64, length: u64, data: bool) -> Extent {
-        Extent { offset, length, data }
+        Extent {
+            offset,
+            length,
+            data,
+        }
     }
 
     #[test]
     fn adjoining_runs_of_one_kind_are_one_descriptor() {
-        let found = [extent(0, 4096, true), extent(4096, 4096, true), extent(8192, 4096, false), extent(12288, 99, false)];
-        assert_eq!(known_runs(&found, 0, 12300), [Run { length: 8192, data: true }, Run { length: 4108, data: false }]);
+        let found = [
+            extent(0, 4096, true),
+            extent(4096, 4096, true),
+            extent(8192, 4096, false),
+            extent(12288, 99, false),
+        ];
+        assert_eq!(
+            known_runs(&found, 0, 12300),
+            [
+                Run {
+                    length: 8192,
+                    data: true
+                },
+                Run {
+                    length: 4108,
+                    data: false
+                }
+            ]
+        );
     }
 
     #[test]
     fn extents_are_clipped_to_the_request() {
         let found = [extent(0, 1 << 40, false)];
-        assert_eq!(known_runs(&found, 4096, u32::MAX), [Run { length: u32::MAX, data: false }]);
+        assert_eq!(
+            known_runs(&found, 4096, u32::MAX),
+            [Run {
+                length: u32::MAX,
+                data: false
+            }]
+        );
         assert_eq!(known_runs(&[extent(4096, 10, true)], 0, 100), []);
     }
 
     #[test]
     fn a_short_hole_in_a_read_is_sent_as_data() {
-        let found = [extent(0, 65536, true), extent(65536, 4096, false), extent(69632, 65536, true)];
-        assert_eq!(merge_runs(&found, 0, 135_168, HOLE_BYTES_MIN), [Run { length: 135_168, data: true }]);
+        let found = [
+            extent(0, 65536, true),
+            extent(65536, 4096, false),
+            extent(69632, 65536, true),
+        ];
+        assert_eq!(
+            merge_runs(&found, 0, 135_168, HOLE_BYTES_MIN),
+            [Run {
+                length: 135_168,
+                data: true
+            }]
+        );
     }
 
     proptest! {

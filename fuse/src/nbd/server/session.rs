@@ -21,11 +21,11 @@
 //!    requests under way are still answered; then the export, and with it the writer token, is let go.
 
 use super::buffers::{Budget, Buffer, Pool};
-use super::export::Attached;
 use super::connections::Departure;
+use super::export::Attached;
 use super::input::{Input, Lost};
-use super::stream::Stream;
 use super::reply;
+use super::stream::Stream;
 use crate::nbd::codec::numbers::{Errno, PAYLOAD_BYTES_MAX, command_flag};
 use crate::nbd::codec::request::{Command, Request};
 use std::net::Shutdown;
@@ -102,7 +102,9 @@ impl Session {
             // Poisoned: a thread died while leading, and nobody knows where in the stream we are.
             let Ok(mut input) = turn else { break };
             loop {
-                let Some((request, buffer)) = self.next(&mut input, &mut small) else { return };
+                let Some((request, buffer)) = self.next(&mut input, &mut small) else {
+                    return;
+                };
                 if self.is_quick(&request, &input) {
                     self.answer(&request, buffer);
                     continue;
@@ -117,7 +119,11 @@ impl Session {
     }
 
     /// The next request, with its payload or the room its reply needs. `None` ends the session.
-    fn next<'a>(&'a self, input: &mut Input, small: &'a mut Vec<u8>) -> Option<(Request, Room<'a>)> {
+    fn next<'a>(
+        &'a self,
+        input: &mut Input,
+        small: &'a mut Vec<u8>,
+    ) -> Option<(Request, Room<'a>)> {
         match self.receive(input, small) {
             Ok(Some(next)) => Some(next),
             Ok(None) => {
@@ -128,9 +134,15 @@ impl Session {
                 input.end();
                 match lost {
                     Lost::Gone => {}
-                    Lost::Io(error) => tracing::debug!(export = self.attached.name, %error, "an NBD connection failed"),
+                    Lost::Io(error) => {
+                        tracing::debug!(export = self.attached.name, %error, "an NBD connection failed")
+                    }
                     Lost::Nonsense(reason) => {
-                        tracing::warn!(export = self.attached.name, reason, "closing an NBD connection that is out of step");
+                        tracing::warn!(
+                            export = self.attached.name,
+                            reason,
+                            "closing an NBD connection that is out of step"
+                        );
                     }
                 }
                 None
@@ -138,9 +150,16 @@ impl Session {
         }
     }
 
-    fn receive<'a>(&'a self, input: &mut Input, small: &'a mut Vec<u8>) -> Result<Option<(Request, Room<'a>)>, Lost> {
-        let Some(header) = input.header(&self.stream)? else { return Ok(None) };
-        let request = Request::decode(&header).map_err(|malformed| Lost::Nonsense(malformed.to_string()))?;
+    fn receive<'a>(
+        &'a self,
+        input: &mut Input,
+        small: &'a mut Vec<u8>,
+    ) -> Result<Option<(Request, Room<'a>)>, Lost> {
+        let Some(header) = input.header(&self.stream)? else {
+            return Ok(None);
+        };
+        let request =
+            Request::decode(&header).map_err(|malformed| Lost::Nonsense(malformed.to_string()))?;
         if request.command == Command::Disconnect {
             return Ok(None);
         }
@@ -153,7 +172,11 @@ impl Session {
         if payload_bytes > DRAINED_BYTES_MAX {
             return Err(Lost::Nonsense(format!("a write of {payload_bytes} bytes")));
         }
-        let room_bytes = if payload_bytes > PAYLOAD_BYTES_MAX { 0 } else { reply::room_bytes(&request) };
+        let room_bytes = if payload_bytes > PAYLOAD_BYTES_MAX {
+            0
+        } else {
+            reply::room_bytes(&request)
+        };
         let Ok(mut buffer) = self.pool.lend(&self.budget, small, room_bytes) else {
             input.drain(&self.stream, payload_bytes)?;
             return Ok(Some((request, Room::NoMemory)));
@@ -170,25 +193,38 @@ impl Session {
     fn is_quick(&self, request: &Request, input: &Input) -> bool {
         let (may_be, pace) = match request.command {
             Command::Read => (true, &self.reads_take),
-            Command::Write | Command::Trim | Command::WriteZeroes => {
-                (!request.has(command_flag::FUA) && self.attached.export.ready_to_write(), &self.others_take)
-            }
+            Command::Write | Command::Trim | Command::WriteZeroes => (
+                !request.has(command_flag::FUA) && self.attached.export.ready_to_write(),
+                &self.others_take,
+            ),
             Command::BlockStatus => (true, &self.others_take),
             Command::Unknown(_) => return true,
             Command::Flush | Command::Cache | Command::Disconnect => return false,
         };
-        may_be && pace.expected() < if input.has_more() { QUICK_WHEN_BUSY } else { QUICK }
+        may_be
+            && pace.expected()
+                < if input.has_more() {
+                    QUICK_WHEN_BUSY
+                } else {
+                    QUICK
+                }
     }
 
     fn answer(&self, request: &Request, room: Room<'_>) {
         let started = Instant::now();
         match room {
             Room::Buffer(mut buffer) => self.execute(request, &mut buffer),
-            Room::NoMemory => self.fail(request, Errno::NoMem, "no memory for a request of this size: send smaller ones"),
+            Room::NoMemory => self.fail(
+                request,
+                Errno::NoMem,
+                "no memory for a request of this size: send smaller ones",
+            ),
         }
         match request.command {
             Command::Read => self.reads_take.observe(started.elapsed()),
-            Command::Write | Command::Trim | Command::WriteZeroes | Command::BlockStatus if !request.has(command_flag::FUA) => {
+            Command::Write | Command::Trim | Command::WriteZeroes | Command::BlockStatus
+                if !request.has(command_flag::FUA) =>
+            {
                 self.others_take.observe(started.elapsed());
             }
             _ => {}
@@ -207,7 +243,9 @@ impl Session {
             return;
         }
         let session = Arc::clone(self);
-        let started = std::thread::Builder::new().name("nbd".to_owned()).spawn(move || session.work());
+        let started = std::thread::Builder::new()
+            .name("nbd".to_owned())
+            .spawn(move || session.work());
         if let Err(error) = started {
             self.threads.fetch_sub(1, Ordering::Relaxed);
             tracing::debug!(%error, "an NBD connection goes on with the threads it has");
@@ -228,7 +266,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.attached.tally.connections.fetch_sub(1, Ordering::Relaxed);
+        self.attached
+            .tally
+            .connections
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 

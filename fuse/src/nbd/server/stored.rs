@@ -37,7 +37,10 @@ impl Exporter for Store {
         });
         let images = self.images()?.into_iter().map(|image| Listed {
             name: format!("image:{}", image.names.first().unwrap_or(&image.id)),
-            description: format!("image made from {} ({}), read only", image.source, image.format),
+            description: format!(
+                "image made from {} ({}), read only",
+                image.source, image.format
+            ),
         });
         Ok(volumes.chain(snapshots).chain(images).collect())
     }
@@ -49,7 +52,10 @@ impl Exporter for Store {
         if let Some(image) = name.strip_prefix("image:") {
             let image = self.image(image)?;
             let canonical = format!("image:{}", image.names.first().unwrap_or(&image.id));
-            let description = format!("image made from {} ({}), read only", image.source, image.format);
+            let description = format!(
+                "image made from {} ({}), read only",
+                image.source, image.format
+            );
             return open_sealed(self, image.sealed, canonical, description);
         }
         if let Some(path) = name.strip_prefix("object:") {
@@ -66,7 +72,10 @@ impl Exporter for Store {
         }
         let volume = self.volume_open(name)?;
         Ok(Opened {
-            listed: Listed { name: name.to_owned(), description: "volume".to_owned() },
+            listed: Listed {
+                name: name.to_owned(),
+                description: "volume".to_owned(),
+            },
             export: Box::new(VolumeExport::new(volume, holder.to_owned())),
         })
     }
@@ -75,12 +84,25 @@ impl Exporter for Store {
 fn open_snapshot(store: &Store, name: &str) -> Result<Opened> {
     let snapshot = store.snapshot(name)?;
     let description = format!("snapshot of volume {}, read only", snapshot.volume);
-    open_sealed(store, snapshot.sealed, format!("snapshot:{}", snapshot.name), description)
+    open_sealed(
+        store,
+        snapshot.sealed,
+        format!("snapshot:{}", snapshot.name),
+        description,
+    )
 }
 
-fn open_sealed(store: &Store, sealed: SealedMap, name: String, description: String) -> Result<Opened> {
+fn open_sealed(
+    store: &Store,
+    sealed: SealedMap,
+    name: String,
+    description: String,
+) -> Result<Opened> {
     let view = store.sealed_open(sealed)?;
-    Ok(Opened { listed: Listed { name, description }, export: Box::new(ViewExport::Sealed(view)) })
+    Ok(Opened {
+        listed: Listed { name, description },
+        export: Box::new(ViewExport::Sealed(view)),
+    })
 }
 
 fn open_object(store: &Store, path: &str) -> Result<Opened> {
@@ -91,7 +113,10 @@ fn open_object(store: &Store, path: &str) -> Result<Opened> {
     let (object, bytes) = store.object_open(bucket, key)?;
     let description = format!("object s3://{}/{}, read only", object.bucket, object.key);
     Ok(Opened {
-        listed: Listed { name: format!("object:{path}"), description },
+        listed: Listed {
+            name: format!("object:{path}"),
+            description,
+        },
         export: Box::new(ViewExport::Object(bytes)),
     })
 }
@@ -107,14 +132,22 @@ struct VolumeExport {
 
 impl VolumeExport {
     fn new(volume: Volume, holder: String) -> Self {
-        Self { volume, holder, writer: OnceLock::new(), refused_at: Mutex::new(None) }
+        Self {
+            volume,
+            holder,
+            writer: OnceLock::new(),
+            refused_at: Mutex::new(None),
+        }
     }
 
     fn writer(&self) -> Result<&Writer> {
         if let Some(writer) = self.writer.get() {
             return Ok(writer);
         }
-        let mut refused_at = self.refused_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut refused_at = self
+            .refused_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Whoever was refused a moment ago does not wait again: a client without the token shall see
         // its errors at once, not one each second.
         let patience = match *refused_at {
@@ -230,11 +263,19 @@ impl Export for ViewExport {
         match self {
             Self::Sealed(view) => view.extents(offset, length, max),
             // An object's reader does not tell; calling all of it data is always right.
-            Self::Object(_) => Ok(vec![Extent { offset, length, data: true }]),
+            Self::Object(_) => Ok(vec![Extent {
+                offset,
+                length,
+                data: true,
+            }]),
         }
     }
 }
 
 fn read_only() -> Error {
-    Error::new(Kind::Denied, Subject::Range, "snapshots, images and objects are read only: clone one to a volume to write")
+    Error::new(
+        Kind::Denied,
+        Subject::Range,
+        "snapshots, images and objects are read only: clone one to a volume to write",
+    )
 }

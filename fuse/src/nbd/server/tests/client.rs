@@ -46,23 +46,40 @@ impl Client {
         let mut greeting = [0; Greeting::BYTES];
         client.stream.read_exact(&mut greeting).unwrap();
         assert_eq!(Greeting::decode(&greeting), Ok(Greeting { flags: 3 }));
-        let flags = ClientFlags { fixed_newstyle: true, no_zeroes: true };
+        let flags = ClientFlags {
+            fixed_newstyle: true,
+            no_zeroes: true,
+        };
         client.stream.write_all(&flags.encode()).unwrap();
         client
     }
 
     pub(super) fn connect_raw(path: &Path) -> Self {
         let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        Self { stream, structured: false }
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        Self {
+            stream,
+            structured: false,
+        }
     }
 
     /// In transmission on `name`, with structured replies and base:allocation.
     pub(super) fn attach(path: &Path, name: &str) -> Self {
         let mut client = Self::connect(path);
         client.option(&ClientOption::StructuredReply).unwrap();
-        let query = ContextQuery { name, queries: vec![allocation::NAME] };
-        assert_eq!(client.option(&ClientOption::SetMetaContext(query)).unwrap().len(), 1);
+        let query = ContextQuery {
+            name,
+            queries: vec![allocation::NAME],
+        };
+        assert_eq!(
+            client
+                .option(&ClientOption::SetMetaContext(query))
+                .unwrap()
+                .len(),
+            1
+        );
         client.go(name).unwrap();
         client.structured()
     }
@@ -76,11 +93,17 @@ impl Client {
 
     /// The same client, aware that structured replies were negotiated.
     pub(super) fn structured(self) -> Self {
-        Self { structured: true, ..self }
+        Self {
+            structured: true,
+            ..self
+        }
     }
 
     pub(super) fn go(&mut self, name: &str) -> Answered {
-        self.option(&ClientOption::Go(InfoRequest { name, wanted: vec![] }))
+        self.option(&ClientOption::Go(InfoRequest {
+            name,
+            wanted: vec![],
+        }))
     }
 
     pub(super) fn option(&mut self, option: &ClientOption<'_>) -> Answered {
@@ -103,10 +126,16 @@ impl Client {
             told.push(match Answer::decode(header.kind, &data).unwrap() {
                 Answer::Ack => return Ok(told),
                 Answer::Refused { refusal, message } => return Err((refusal, message.into())),
-                Answer::Server { name, description } => Told::Server(name.into(), description.into()),
+                Answer::Server { name, description } => {
+                    Told::Server(name.into(), description.into())
+                }
                 Answer::Export(info) => Told::Export(info),
                 Answer::Name(text) | Answer::Description(text) => Told::Text(text.into()),
-                Answer::BlockSize { minimum, preferred, maximum } => Told::BlockSize(minimum, preferred, maximum),
+                Answer::BlockSize {
+                    minimum,
+                    preferred,
+                    maximum,
+                } => Told::BlockSize(minimum, preferred, maximum),
                 Answer::MetaContext { id, name } => Told::Context(id, name.into()),
                 Answer::OtherInfo(kind) => panic!("information of type {kind}"),
             });
@@ -114,16 +143,43 @@ impl Client {
     }
 
     /// Sends a request without waiting for its reply.
-    pub(super) fn send(&mut self, command: Command, flags: u16, cookie: u64, offset: u64, length: u32, payload: &[u8]) {
-        let mut bytes = Request { flags, command, cookie, offset, length }.encode().to_vec();
+    pub(super) fn send(
+        &mut self,
+        command: Command,
+        flags: u16,
+        cookie: u64,
+        offset: u64,
+        length: u32,
+        payload: &[u8],
+    ) {
+        let mut bytes = Request {
+            flags,
+            command,
+            cookie,
+            offset,
+            length,
+        }
+        .encode()
+        .to_vec();
         bytes.extend_from_slice(payload);
         self.stream.write_all(&bytes).unwrap();
     }
 
     /// One request and its reply.
-    pub(super) fn ask(&mut self, command: Command, flags: u16, offset: u64, length: u32, payload: &[u8]) -> Reply {
+    pub(super) fn ask(
+        &mut self,
+        command: Command,
+        flags: u16,
+        offset: u64,
+        length: u32,
+        payload: &[u8],
+    ) -> Reply {
         self.send(command, flags, 77, offset, length, payload);
-        let reads = if command == Command::Read { length as usize } else { 0 };
+        let reads = if command == Command::Read {
+            length as usize
+        } else {
+            0
+        };
         let reply = self.reply(reads);
         assert_eq!(reply.cookie, 77);
         reply

@@ -37,13 +37,18 @@ impl Disk {
     }
 
     pub(super) fn read_only(length_bytes: u64) -> Self {
-        Self { read_only: true, ..Self::new(length_bytes) }
+        Self {
+            read_only: true,
+            ..Self::new(length_bytes)
+        }
     }
 
     pub(super) fn resize(&self, length_bytes: u64) {
         let mut state = self.state.lock().unwrap();
         state.bytes.resize(length_bytes as usize, 0);
-        state.allocated.resize(length_bytes.div_ceil(BLOCK) as usize, false);
+        state
+            .allocated
+            .resize(length_bytes.div_ceil(BLOCK) as usize, false);
     }
 
     pub(super) fn bytes(&self) -> Vec<u8> {
@@ -51,7 +56,12 @@ impl Disk {
     }
 
     pub(super) fn holder(&self) -> Option<String> {
-        self.state.lock().unwrap().writer.as_ref().map(|(holder, _)| holder.clone())
+        self.state
+            .lock()
+            .unwrap()
+            .writer
+            .as_ref()
+            .map(|(holder, _)| holder.clone())
     }
 
     pub(super) fn shut_gate(&self, shut: bool) {
@@ -66,17 +76,34 @@ pub(super) struct Disks(pub(super) BTreeMap<&'static str, Arc<Disk>>);
 
 impl Exporter for Disks {
     fn list(&self) -> Result<Vec<Listed>> {
-        Ok(self.0.keys().map(|name| Listed { name: (*name).into(), description: format!("disk {name}") }).collect())
+        Ok(self
+            .0
+            .keys()
+            .map(|name| Listed {
+                name: (*name).into(),
+                description: format!("disk {name}"),
+            })
+            .collect())
     }
 
     fn open(&self, name: &str, holder: &str) -> Result<Opened> {
-        let disk = self
-            .0
-            .get(name)
-            .ok_or_else(|| Error::new(Kind::NotFound, Subject::Volume, format!("no volume \"{name}\"")))?;
+        let disk = self.0.get(name).ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                Subject::Volume,
+                format!("no volume \"{name}\""),
+            )
+        })?;
         Ok(Opened {
-            listed: Listed { name: name.into(), description: format!("disk {name}") },
-            export: Box::new(Attachment { disk: Arc::clone(disk), holder: holder.into(), writes: AtomicBool::new(false) }),
+            listed: Listed {
+                name: name.into(),
+                description: format!("disk {name}"),
+            },
+            export: Box::new(Attachment {
+                disk: Arc::clone(disk),
+                holder: holder.into(),
+                writes: AtomicBool::new(false),
+            }),
         })
     }
 }
@@ -135,7 +162,10 @@ impl Export for Attachment {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        assert!(!self.disk.panics.load(Ordering::SeqCst), "a panic made by the test");
+        assert!(
+            !self.disk.panics.load(Ordering::SeqCst),
+            "a panic made by the test"
+        );
         let state = self.disk.state.lock().unwrap();
         buffer.copy_from_slice(&state.bytes[offset as usize..offset as usize + buffer.len()]);
         Ok(())
@@ -169,11 +199,22 @@ impl Export for Attachment {
         Ok(())
     }
 
-    // One extent per block, so that merging is the server's.
+    // Runs end at every 32nd block as well, so that merging is the server's, too.
     fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
         let state = self.disk.state.lock().unwrap();
-        let blocks = offset / BLOCK..(offset + length).div_ceil(BLOCK);
-        let extent = |block: u64| Extent { offset: block * BLOCK, length: BLOCK, data: state.allocated[block as usize] };
-        Ok(blocks.take(max).map(extent).collect())
+        let mut runs: Vec<Extent> = Vec::new();
+        for block in offset / BLOCK..(offset + length).div_ceil(BLOCK) {
+            let data = state.allocated[block as usize];
+            match runs.last_mut() {
+                Some(run) if run.data == data && block % 32 != 0 => run.length += BLOCK,
+                _ if runs.len() == max => break,
+                _ => runs.push(Extent {
+                    offset: block * BLOCK,
+                    length: BLOCK,
+                    data,
+                }),
+            }
+        }
+        Ok(runs)
     }
 }

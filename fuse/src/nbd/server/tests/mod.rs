@@ -33,7 +33,12 @@ fn serve_disk_as(disk: Disk, exports: Exports) -> Setup {
     disks.0.insert("ro", Arc::new(Disk::read_only(1 << 20)));
     let listener = Listener::unix(&path, 0o600, None, exports).unwrap();
     let server = serve_exporter(Box::new(disks), listener).unwrap();
-    Setup { server, disk, path, _directory: directory }
+    Setup {
+        server,
+        disk,
+        path,
+        _directory: directory,
+    }
 }
 
 /// Waits until `done`, for what happens a moment after a client leaves.

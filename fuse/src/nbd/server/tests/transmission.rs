@@ -24,7 +24,16 @@ fn what_is_written_is_read_with_simple_and_structured_replies() {
     let setup = serve_disk(Disk::new(64 * MIB));
     let mut simple = Client::attach_simple(&setup.path, "a");
     let mut structured = Client::attach(&setup.path, "a");
-    for length in [1, 511, 4096, 8192, 70_000, 300_000, 5 << 20, PAYLOAD_BYTES_MAX as usize] {
+    for length in [
+        1,
+        511,
+        4096,
+        8192,
+        70_000,
+        300_000,
+        5 << 20,
+        PAYLOAD_BYTES_MAX as usize,
+    ] {
         let bytes = pattern(length);
         assert_eq!(simple.write(1000, &bytes).error, None);
         assert_eq!(simple.read(1000, length as u32), bytes, "{length}");
@@ -39,23 +48,51 @@ fn zeroes_and_trims_make_holes_that_reads_and_block_status_show() {
     let setup = serve_disk(Disk::new(8 * MIB));
     let mut client = Client::attach(&setup.path, "a");
     assert_eq!(client.write(0, &pattern(4 << 20)).error, None);
-    assert_eq!(client.ask(Command::WriteZeroes, 0, MIB, MIB as u32, &[]).error, None);
-    assert_eq!(client.ask(Command::Trim, command_flag::FUA, 3 * MIB, MIB as u32, &[]).error, None);
+    assert_eq!(
+        client
+            .ask(Command::WriteZeroes, 0, MIB, MIB as u32, &[])
+            .error,
+        None
+    );
+    assert_eq!(
+        client
+            .ask(Command::Trim, command_flag::FUA, 3 * MIB, MIB as u32, &[])
+            .error,
+        None
+    );
     let flags = command_flag::FAST_ZERO | command_flag::NO_HOLE | command_flag::FUA;
-    assert_eq!(client.ask(Command::WriteZeroes, flags, 100, 50, &[]).error, None);
+    assert_eq!(
+        client.ask(Command::WriteZeroes, flags, 100, 50, &[]).error,
+        None
+    );
 
     let reply = client.ask(Command::Read, 0, 0, 4 << 20, &[]);
     assert_eq!(reply.holes, [(MIB, MIB as u32), (3 * MIB, MIB as u32)]);
-    assert_eq!(reply.data.iter().map(|(at, data)| (*at, data.len() as u64)).collect::<Vec<_>>(), [(0, MIB), (2 * MIB, MIB)]);
+    assert_eq!(
+        reply
+            .data
+            .iter()
+            .map(|(at, data)| (*at, data.len() as u64))
+            .collect::<Vec<_>>(),
+        [(0, MIB), (2 * MIB, MIB)]
+    );
     let whole = client.ask(Command::Read, command_flag::DF, 0, 4 << 20, &[]);
     assert_eq!((whole.data.len(), whole.holes.len()), (1, 0));
     assert_eq!(whole.data[0].1, setup.disk.bytes()[..4 << 20]);
 
-    let run = |length: u64, status| Descriptor { length: length as u32, status };
+    let run = |length: u64, status| Descriptor {
+        length: length as u32,
+        status,
+    };
     let status = client.ask(Command::BlockStatus, 0, 0, 8 << 20, &[]);
     assert_eq!(
         status.descriptors,
-        [run(MIB, 0), run(MIB, HOLE_ZERO), run(MIB, 0), run(5 * MIB, HOLE_ZERO)]
+        [
+            run(MIB, 0),
+            run(MIB, HOLE_ZERO),
+            run(MIB, 0),
+            run(5 * MIB, HOLE_ZERO)
+        ]
     );
     let one = client.ask(Command::BlockStatus, command_flag::REQ_ONE, 4096, 8192, &[]);
     assert_eq!(one.descriptors, [run(8192, 0)]);
@@ -74,14 +111,26 @@ fn a_block_status_reply_is_bounded_and_can_be_continued() {
     let reply = client.ask(Command::BlockStatus, 0, 0, 40 << 20, &[]);
     assert_eq!(reply.descriptors.len(), 4096);
     let rest = client.ask(Command::BlockStatus, 0, 4096 * 4096, 24 << 20, &[]);
-    assert_eq!(rest.descriptors[0], Descriptor { length: 4096, status: 0 });
+    assert_eq!(
+        rest.descriptors[0],
+        Descriptor {
+            length: 4096,
+            status: 0
+        }
+    );
 }
 
 #[test]
 fn past_the_end_is_einval_for_reads_and_enospc_for_writes() {
     let setup = serve_disk(Disk::new(MIB));
     let mut client = Client::attach(&setup.path, "a");
-    for (offset, length) in [(MIB, 1), (MIB - 1, 2), (u64::MAX, 1), (u64::MAX - 4095, 4096), (1 << 62, 512)] {
+    for (offset, length) in [
+        (MIB, 1),
+        (MIB - 1, 2),
+        (u64::MAX, 1),
+        (u64::MAX - 4095, 4096),
+        (1 << 62, 512),
+    ] {
         for (command, errno) in [
             (Command::Read, Errno::Inval),
             (Command::Trim, Errno::Inval),
@@ -91,7 +140,11 @@ fn past_the_end_is_einval_for_reads_and_enospc_for_writes() {
         ] {
             let reply = client.ask(command, 0, offset, length, &[]);
             assert_eq!(reply.errno(), Some(errno), "{command:?} {offset}");
-            assert!(reply.error.is_some_and(|(_, message)| message.contains("1048576 bytes")));
+            assert!(
+                reply
+                    .error
+                    .is_some_and(|(_, message)| message.contains("1048576 bytes"))
+            );
         }
         let reply = client.ask(Command::Write, 0, offset, length, &vec![1; length as usize]);
         assert_eq!(reply.errno(), Some(Errno::NoSpc));
@@ -103,13 +156,27 @@ fn past_the_end_is_einval_for_reads_and_enospc_for_writes() {
 #[test]
 fn requests_of_no_bytes_do_nothing_and_succeed() {
     let setup = serve_disk(Disk::new(MIB));
-    for mut client in [Client::attach(&setup.path, "a"), Client::attach_simple(&setup.path, "a")] {
-        for command in [Command::Read, Command::Write, Command::Trim, Command::WriteZeroes, Command::Cache] {
+    for mut client in [
+        Client::attach(&setup.path, "a"),
+        Client::attach_simple(&setup.path, "a"),
+    ] {
+        for command in [
+            Command::Read,
+            Command::Write,
+            Command::Trim,
+            Command::WriteZeroes,
+            Command::Cache,
+        ] {
             assert_eq!(client.ask(command, 0, 0, 0, &[]).error, None, "{command:?}");
         }
         assert_eq!(setup.disk.holder(), None);
     }
-    assert_eq!(Client::attach(&setup.path, "a").ask(Command::BlockStatus, 0, 0, 0, &[]).errno(), Some(Errno::Inval));
+    assert_eq!(
+        Client::attach(&setup.path, "a")
+            .ask(Command::BlockStatus, 0, 0, 0, &[])
+            .errno(),
+        Some(Errno::Inval)
+    );
 }
 
 #[test]
@@ -130,7 +197,11 @@ fn unknown_commands_flags_and_sizes_are_einval_and_the_stream_stays_in_step() {
         (Command::Write, 0, too_long, too_long as usize),
     ] {
         let reply = client.ask(command, flags, 0, length, &vec![1; payload]);
-        assert_eq!(reply.errno(), Some(Errno::Inval), "{command:?} {flags:#x} {length}");
+        assert_eq!(
+            reply.errno(),
+            Some(Errno::Inval),
+            "{command:?} {flags:#x} {length}"
+        );
     }
     assert_eq!(client.read(0, 4096), [0; 4096]);
     let mut simple = Client::attach_simple(&setup.path, "a");
@@ -154,13 +225,27 @@ fn fua_flushes_before_the_reply_and_flags_are_allowed_where_the_protocol_says() 
     let setup = serve_disk(Disk::new(MIB));
     let mut client = Client::attach(&setup.path, "a");
     let flushes = || setup.disk.flushes.load(Ordering::SeqCst);
-    assert_eq!(client.ask(Command::Write, command_flag::FUA, 0, 4, b"fua!").error, None);
+    assert_eq!(
+        client
+            .ask(Command::Write, command_flag::FUA, 0, 4, b"fua!")
+            .error,
+        None
+    );
     assert_eq!(flushes(), 1);
     assert_eq!(client.ask(Command::Flush, 0, 0, 0, &[]).error, None);
     assert_eq!(flushes(), 2);
     // "Existing clients are known to set this bit on other commands."
-    for command in [Command::Read, Command::Cache, Command::BlockStatus, Command::Flush] {
-        assert_eq!(client.ask(command, command_flag::FUA, 0, 4096, &[]).error, None, "{command:?}");
+    for command in [
+        Command::Read,
+        Command::Cache,
+        Command::BlockStatus,
+        Command::Flush,
+    ] {
+        assert_eq!(
+            client.ask(command, command_flag::FUA, 0, 4096, &[]).error,
+            None,
+            "{command:?}"
+        );
     }
     assert_eq!(flushes(), 3);
 }
@@ -170,8 +255,14 @@ fn a_read_only_export_refuses_writes_with_eperm() {
     let setup = serve_disk(Disk::new(MIB));
     let mut client = Client::attach(&setup.path, "ro");
     assert_eq!(client.write(0, b"no").errno(), Some(Errno::Perm));
-    assert_eq!(client.ask(Command::Trim, 0, 0, 4096, &[]).errno(), Some(Errno::Perm));
-    assert_eq!(client.ask(Command::WriteZeroes, 0, 0, 4096, &[]).errno(), Some(Errno::Perm));
+    assert_eq!(
+        client.ask(Command::Trim, 0, 0, 4096, &[]).errno(),
+        Some(Errno::Perm)
+    );
+    assert_eq!(
+        client.ask(Command::WriteZeroes, 0, 0, 4096, &[]).errno(),
+        Some(Errno::Perm)
+    );
     assert_eq!(client.ask(Command::Flush, 0, 0, 0, &[]).error, None);
     assert_eq!(client.read(0, 16), [0; 16]);
 }
@@ -180,7 +271,10 @@ fn a_read_only_export_refuses_writes_with_eperm() {
 fn a_resize_is_seen_by_the_next_request() {
     let setup = serve_disk(Disk::new(MIB));
     let mut client = Client::attach(&setup.path, "a");
-    assert_eq!(client.ask(Command::Read, 0, MIB, 4096, &[]).errno(), Some(Errno::Inval));
+    assert_eq!(
+        client.ask(Command::Read, 0, MIB, 4096, &[]).errno(),
+        Some(Errno::Inval)
+    );
     setup.disk.resize(2 * MIB);
     assert_eq!(client.read(MIB, 4096), [0; 4096]);
 }
@@ -225,7 +319,12 @@ fn a_client_killed_in_mid_write_leaves_nothing_and_lets_go_of_the_token() {
     let setup = serve_disk(Disk::new(MIB));
     let mut client = Client::attach(&setup.path, "a");
     assert_eq!(client.write(0, b"whole").error, None);
-    assert!(setup.disk.holder().is_some_and(|holder| holder.starts_with(&format!("pid {} (", std::process::id()))));
+    assert!(
+        setup
+            .disk
+            .holder()
+            .is_some_and(|holder| holder.starts_with(&format!("pid {} (", std::process::id())))
+    );
     client.send(Command::Write, 0, 9, 0, 65536, &[7; 30_000]);
     drop(client);
     eventually("the token is free", || setup.disk.holder().is_none());
@@ -241,7 +340,13 @@ fn a_disconnect_finishes_what_is_under_way() {
     client.send(Command::Disconnect, 0, 6, 0, 0, &[]);
     std::thread::sleep(Duration::from_millis(50));
     setup.disk.shut_gate(false);
-    assert_eq!(client.reply(0), Reply { cookie: 5, ..Reply::default() });
+    assert_eq!(
+        client.reply(0),
+        Reply {
+            cookie: 5,
+            ..Reply::default()
+        }
+    );
     assert!(client.is_closed());
     assert_eq!(&setup.disk.bytes()[..4], b"done");
 }
@@ -253,7 +358,9 @@ fn stopping_answers_what_is_under_way_and_removes_the_socket() {
     let mut idle = Client::attach(&setup.path, "a");
     setup.disk.shut_gate(true);
     busy.send(Command::Write, command_flag::FUA, 5, 0, 4, b"last");
-    eventually("the write is under way", || &setup.disk.bytes()[..4] == b"last");
+    eventually("the write is under way", || {
+        &setup.disk.bytes()[..4] == b"last"
+    });
     std::thread::scope(|scope| {
         let stop = scope.spawn(|| setup.server.stop());
         assert!(idle.is_closed());
@@ -276,7 +383,10 @@ fn stopping_does_not_wait_for_ever() {
     let started = Instant::now();
     setup.server.stop();
     let took = started.elapsed();
-    assert!(took >= super::super::STOP_LIMIT && took < super::super::STOP_LIMIT + Duration::from_secs(3));
+    assert!(
+        took >= super::super::STOP_LIMIT
+            && took < super::super::STOP_LIMIT + Duration::from_secs(3)
+    );
     assert!(stuck.is_closed());
     setup.disk.shut_gate(false);
 }
@@ -288,7 +398,13 @@ fn connections_are_bounded_and_places_come_free() {
     assert!(Client::connect_raw(&setup.path).is_closed());
     assert_eq!(clients[127].read(0, 1), [0]);
     clients.truncate(100);
-    eventually("places are free", || setup.server.counters().iter().any(|one| one.connections == 100));
+    eventually("places are free", || {
+        setup
+            .server
+            .counters()
+            .iter()
+            .any(|one| one.connections == 100)
+    });
     // A connection is uncounted a moment before its place is free.
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(Client::attach(&setup.path, "a").read(0, 1), [0]);
@@ -323,8 +439,14 @@ fn counters_tell_what_was_served() {
     assert_eq!(counters.len(), 1);
     let of = &counters[0];
     assert_eq!((of.export.as_str(), of.connections), ("a", 1));
-    assert_eq!((of.reads, of.read_bytes, of.writes, of.written_bytes), (2, 500, 1, 1000));
-    assert_eq!((of.zeroes, of.zeroed_bytes, of.flushes, of.errors), (1, 4096, 1, 1));
+    assert_eq!(
+        (of.reads, of.read_bytes, of.writes, of.written_bytes),
+        (2, 500, 1, 1000)
+    );
+    assert_eq!(
+        (of.zeroes, of.zeroed_bytes, of.flushes, of.errors),
+        (1, 4096, 1, 1)
+    );
 }
 
 /// One request of a client that knows no bounds.

@@ -1,0 +1,9 @@
+//! The NBD server over a real store, through the clients people use.
+//!
+//! It needs on the PATH: nbdinfo, nbdcopy, nbdkit, qemu-img, qemu-io, fio. A missing one is a failure.
+
+mod clients;
+mod exports;
+mod faults;
+mod lab;
+mod raw;
