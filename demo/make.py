@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import screen
-from owned import Failed, output
+from owned import Failed, end, output
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(
@@ -38,9 +38,10 @@ def packages(folder):
         if check.returncode == 0:
             step.text = "libvirt, qemu, awscli: all there"
             return
-        step.say(check.stdout.strip().splitlines()[0])
+        step.note(check.stdout.strip().splitlines()[0])
         log = folder / "packages.log"
         with open(log, "wb") as sink:
+            # A password that sudo needs is asked on the terminal itself, not on stdin.
             install = subprocess.Popen([script], stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             while install.poll() is None:
                 lines = log.read_text(errors="replace").splitlines()
@@ -68,9 +69,13 @@ def build(folder):
                 cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, stdin=subprocess.DEVNULL, text=True,
             )
         built = Built(cargo)
-        while built.thread.is_alive():
-            built.thread.join(1)
-            step.progress(progress(built, total, target, step.elapsed()))
+        try:
+            while built.thread.is_alive():
+                built.thread.join(1)
+                step.progress(progress(built, total, target, step.elapsed()))
+        except BaseException:
+            end(cargo)
+            raise
         if cargo.wait() != 0 or built.binary is None:
             errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error")]
             raise Failed("cargo: " + " / ".join(errors[:3] or ["see the log"]), f"read {log}")

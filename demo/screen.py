@@ -14,6 +14,7 @@ class Step:
         self.number = number
         self.text = ""
         self.figure = None
+        self.notes = []
         self.started = time.monotonic()
 
     def elapsed(self):
@@ -23,7 +24,7 @@ class Step:
     def line(self, state=""):
         """The whole line."""
         head = f"[{self.number}/{len(NAMES)}] {NAMES[self.number - 1]:<15} "
-        return f"{head}{self.text:<62} {state}".rstrip()
+        return f"{head}{self.text:<70} {state}".rstrip()
 
     def progress(self, text):
         """Shows what goes on, on a terminal only."""
@@ -31,11 +32,9 @@ class Step:
         if sys.stdout.isatty():
             print(f"\r\033[K{self.line()}", end="", flush=True)
 
-    def say(self, text):
-        """A line of its own under the step."""
-        if sys.stdout.isatty():
-            print("\r\033[K", end="")
-        print(f"      {'':<15} {text}", flush=True)
+    def note(self, text):
+        """A line of its own under the step, once that has held."""
+        self.notes.append(text)
 
 
 @contextlib.contextmanager
@@ -51,6 +50,8 @@ def step(number, text=""):
         raise
     figure = duration(this.elapsed()) if this.figure is None else this.figure
     print(clear + this.line(f"ok  {figure:>10}"), flush=True)
+    for note in this.notes:
+        print(f"{'':<22}{note}", flush=True)
 
 
 def duration(seconds):

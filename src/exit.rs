@@ -60,9 +60,12 @@ impl From<Kind> for Exit {
     }
 }
 
-/// Why a command did not do what it was asked.
+/// Why a command did not do what it was asked. Boxed: it travels through every result.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Details>);
+
+#[derive(Clone, Debug)]
+struct Details {
     exit: Exit,
     body: ErrorBody,
     hint: Option<String>,
@@ -91,11 +94,11 @@ impl Failure {
             message: message.into(),
             ..ErrorBody::default()
         };
-        Self {
+        Self(Box::new(Details {
             exit,
             body,
             hint: None,
-        }
+        }))
     }
 
     /// An operating system error met while doing `what` (`"read /etc/x"`).
@@ -113,14 +116,14 @@ impl Failure {
     /// The same with the cause below it.
     #[must_use]
     pub(crate) fn because(mut self, source: impl fmt::Display) -> Self {
-        self.body.source = Some(source.to_string());
+        self.0.body.source = Some(source.to_string());
         self
     }
 
     /// The same with what to do next, a sentence or two.
     #[must_use]
     pub(crate) fn hint(mut self, next: impl Into<String>) -> Self {
-        self.hint = Some(next.into());
+        self.0.hint = Some(next.into());
         self
     }
 
@@ -137,12 +140,12 @@ impl Failure {
 
     /// Whether it is about an `image`, a `volume`, ….
     pub(crate) fn is_about(&self, subject: &str) -> bool {
-        self.body.subject == subject
+        self.0.body.subject == subject
     }
 
     /// How the program ends.
     pub(crate) fn exit(&self) -> Exit {
-        self.exit
+        self.0.exit
     }
 
     /// The JSON form, for `--json`.
@@ -154,11 +157,11 @@ impl Failure {
             exit: u8,
         }
         let reply = ErrorReply {
-            error: self.body.clone(),
+            error: self.0.body.clone(),
         };
         serde_json::to_value(Reply {
             reply: &reply,
-            exit: self.exit as u8,
+            exit: self.0.exit as u8,
         })
         .unwrap_or_default()
     }
@@ -184,11 +187,11 @@ impl From<ErrorBody> for Failure {
         if let (Some(_), Some((plain, _))) = (hint, body.message.split_once("; list them:")) {
             body.message = plain.to_owned();
         }
-        Self {
+        Self(Box::new(Details {
             exit: Exit::from(kind),
             body,
             hint: hint.map(str::to_owned),
-        }
+        }))
     }
 }
 
@@ -202,16 +205,16 @@ impl From<blockstore::Error> for Failure {
 impl fmt::Display for Failure {
     /// One line: `no image "debain-12" (nearest: debian-12). List them: infall image ls`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.body.message.trim_end_matches('.'))?;
-        if let Some(source) = &self.body.source {
+        out.write_str(self.0.body.message.trim_end_matches('.'))?;
+        if let Some(source) = &self.0.body.source {
             write!(out, ": {source}")?;
         }
-        if let Some(nearest) = &self.body.nearest {
+        if let Some(nearest) = &self.0.body.nearest {
             write!(out, " (nearest: {nearest})")?;
         }
-        match &self.hint {
+        match &self.0.hint {
             // The message may have said it already.
-            Some(hint) if !self.body.message.contains(hint.as_str()) => write!(out, ". {hint}"),
+            Some(hint) if !self.0.body.message.contains(hint.as_str()) => write!(out, ". {hint}"),
             _ => Ok(()),
         }
     }

@@ -258,7 +258,7 @@ async fn start_new(context: &Context, client: &Client, arguments: Run) -> Outcom
 fn spec(arguments: &Run) -> Outcome<InstanceSpec> {
     let volumes: Result<Vec<DataVolume>, _> =
         arguments.volumes.iter().map(|text| text.parse()).collect();
-    let network: Network = arguments.network.parse().map_err(usage)?;
+    let network: Network = arguments.network.parse().map_err(|error| usage(&error))?;
     let ssh_keys: Outcome<Vec<String>> =
         arguments.ssh_keys.iter().map(|key| ssh_key(key)).collect();
     let spec = InstanceSpec {
@@ -269,7 +269,7 @@ fn spec(arguments: &Run) -> Outcome<InstanceSpec> {
         root_bytes: arguments.disk,
         vcpus: arguments.cpus,
         memory_mib: arguments.memory,
-        volumes: volumes.map_err(usage)?,
+        volumes: volumes.map_err(|error| usage(&error))?,
         user_data: arguments.user_data.as_deref().map(text_of).transpose()?,
         network_config: arguments
             .network_config
@@ -282,12 +282,12 @@ fn spec(arguments: &Run) -> Outcome<InstanceSpec> {
         cmdline: arguments.cmdline.clone(),
         network,
     };
-    spec.validate().map_err(usage)?;
+    spec.validate().map_err(|error| usage(&error))?;
     Ok(spec)
 }
 
 /// What makes no sense as typed never reached the server.
-fn usage(error: blockstore::Error) -> Failure {
+fn usage(error: &blockstore::Error) -> Failure {
     Failure::new(Exit::Usage, "instance", error.to_string()).hint("See infall vm run --help")
 }
 

@@ -10,7 +10,7 @@ use blockstore::image::ImageInfo;
 use blockstore::volume::{SnapshotInfo, VolumeInfo};
 use clap::{Args, Subcommand};
 use gateway::api::{
-    OriginName, SnapshotCreate, VolumeCreate, VolumeCreated, VolumeList, VolumeResize,
+    OriginName, SnapshotCreate, VolumeCreate, VolumeCreated, VolumeList, VolumeResize, s3_url,
 };
 use std::time::Instant;
 
@@ -82,14 +82,15 @@ Examples:
         #[arg(long = "as", value_name = "S3-URL")]
         publish: Option<String>,
     },
-    /// Print where a volume, snapshot or image is on NBD
+    /// Print where a volume, snapshot, image or object is on NBD
     #[command(after_help = "\
 Examples:
   qemu-img info \"$(infall volume url root1)\"
   qemu-img convert -O qcow2 \"$(infall volume url snap-19d2)\" monday.qcow2
-  nbdinfo \"$(infall volume url debian-12)\"")]
+  nbdinfo \"$(infall volume url debian-12)\"
+  nbdinfo \"$(infall volume url s3://images/web1-monday.raw)\"")]
     Url {
-        /// A volume, snapshot or image
+        /// A volume, snapshot or image, or s3://bucket/key
         name: String,
     },
 }
@@ -235,49 +236,61 @@ async fn url(context: &Context, client: &Client, name: &str) -> Outcome {
         }
         _ => ServerFile::read(&context.data()?)?.nbd_socket,
     };
-    let volume = match client
+    let url = nbd_url(&export(client, name).await?, &socket.display().to_string());
+    context.show(&serde_json::json!({ "url": url }), || format!("{url}\n"));
+    Ok(())
+}
+
+/// What the NBD server calls it.
+async fn export(client: &Client, name: &str) -> Outcome<String> {
+    if let Some((bucket, key)) = s3_url(name).filter(|(_, key)| !key.is_empty()) {
+        return Ok(format!("object:{bucket}/{key}"));
+    }
+    let missing = match client
         .get::<VolumeInfo>(&Path::new(["volumes", name]))
         .await
     {
-        Ok(volume) => Ok(volume.name),
-        Err(missing) if missing.exit() == Exit::NotFound => Err(missing),
+        Ok(volume) => return Ok(volume.name),
+        Err(missing) if missing.exit() == Exit::NotFound => missing,
         Err(failure) => return Err(failure),
     };
-    let export = match volume {
-        Ok(volume) => volume,
-        Err(missing) => match client
-            .get::<SnapshotInfo>(&Path::new(["snapshots", name]))
-            .await
-        {
-            Ok(snapshot) => snapshot.name,
-            Err(failure) if failure.exit() == Exit::NotFound => {
-                match client.get::<ImageInfo>(&Path::new(["images", name])).await {
-                    Ok(image) => image.names.first().cloned().unwrap_or(image.id),
-                    Err(failure) if failure.exit() == Exit::NotFound => return Err(missing),
-                    Err(failure) => return Err(failure),
-                }
-            }
-            Err(failure) => return Err(failure),
-        },
-    };
-    let url = nbd_url(&export, &socket.display().to_string());
-    context.show(&serde_json::json!({ "url": url }), || format!("{url}\n"));
-    Ok(())
+    match client
+        .get::<SnapshotInfo>(&Path::new(["snapshots", name]))
+        .await
+    {
+        Ok(snapshot) => return Ok(format!("snapshot:{}", snapshot.name)),
+        Err(failure) if failure.exit() == Exit::NotFound => {}
+        Err(failure) => return Err(failure),
+    }
+    match client.get::<ImageInfo>(&Path::new(["images", name])).await {
+        Ok(image) => Ok(format!(
+            "image:{}",
+            image.names.first().unwrap_or(&image.id)
+        )),
+        Err(failure) if failure.exit() == Exit::NotFound => Err(missing),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// NBD URI specification, "NBD URI syntax": `nbd+unix:///export?socket=path`.
 fn nbd_url(export: &str, socket: &str) -> String {
     let mut url = "nbd+unix:///".to_owned();
-    encode(export, &mut url);
+    encode_but(export, &mut url);
     url.push_str("?socket=");
-    // Slashes may stand in a query (RFC 3986, 3.4), and people read this one.
-    for (index, part) in socket.split('/').enumerate() {
-        if index > 0 {
-            url.push('/');
-        }
-        encode(part, &mut url);
-    }
+    encode_but(socket, &mut url);
     url
+}
+
+/// Slashes and colons may stand in a path and in a query (RFC 3986, 3.3 and 3.4), and people read this.
+fn encode_but(text: &str, url: &mut String) {
+    for part in text.split_inclusive(['/', ':']) {
+        let (plain, mark) = match part.strip_suffix(['/', ':']) {
+            Some(plain) => (plain, &part[plain.len()..]),
+            None => (part, ""),
+        };
+        encode(plain, url);
+        url.push_str(mark);
+    }
 }
 
 /// `4.0 GiB`, and exactly where rounding hides something.
@@ -298,6 +311,10 @@ mod tests {
         assert_eq!(
             nbd_url("root1", "/run/i/nbd.sock"),
             "nbd+unix:///root1?socket=/run/i/nbd.sock"
+        );
+        assert_eq!(
+            nbd_url("object:b/k 1", "/s"),
+            "nbd+unix:///object:b/k%201?socket=/s"
         );
         assert_eq!(
             nbd_url("a b?c", "/x y/s"),

@@ -22,7 +22,10 @@ pub struct Who {
 impl Who {
     /// The server itself, for work nobody asked for.
     pub fn server() -> Self {
-        Self { actor: "infall".into(), request: "-".into() }
+        Self {
+            actor: "infall".into(),
+            request: "-".into(),
+        }
     }
 }
 
@@ -61,7 +64,12 @@ pub struct Entry {
 impl Entry {
     /// `kind` is `subject.verb`.
     pub fn new(kind: &'static str, subject: impl Into<String>) -> Self {
-        Self { kind, subject: subject.into(), bytes: BTreeMap::new(), detail: String::new() }
+        Self {
+            kind,
+            subject: subject.into(),
+            bytes: BTreeMap::new(),
+            detail: String::new(),
+        }
     }
 
     /// Adds a byte counter under its cause.
@@ -96,7 +104,9 @@ impl Store {
     /// Appends an event that tells of no change in the store; returns its number.
     pub fn journal_append(&self, who: &Who, entry: Entry) -> Result<u64> {
         let who = who.clone();
-        self.shared.catalog.transact(move |txn| txn.journal(&who, entry))
+        self.shared
+            .catalog
+            .transact(move |txn| txn.journal(&who, entry))
     }
 
     /// Up to `max` events behind `cursor` (0: from the beginning). Invalid for a cursor that this
@@ -121,10 +131,14 @@ fn after(catalog: &Catalog, cursor: u64, max: usize) -> Result<Vec<Event>> {
     if max == 0 || cursor == last {
         return Ok(events);
     }
-    catalog.scan(keys::JOURNAL, &keys::event(cursor + 1), &mut |key, value| {
-        events.push(keys::decode(key, value)?);
-        Ok(events.len() < max)
-    })?;
+    catalog.scan(
+        keys::JOURNAL,
+        &keys::event(cursor + 1),
+        &mut |key, value| {
+            events.push(keys::decode(key, value)?);
+            Ok(events.len() < max)
+        },
+    )?;
     Ok(events)
 }
 
@@ -144,8 +158,12 @@ mod tests {
     use std::time::Instant;
 
     fn append(catalog: &Catalog, subject: &str) -> u64 {
-        let entry = Entry::new("test.event", subject).bytes("written", 7).detail("d");
-        catalog.transact(|txn| txn.journal(&Who::server(), entry)).unwrap()
+        let entry = Entry::new("test.event", subject)
+            .bytes("written", 7)
+            .detail("d");
+        catalog
+            .transact(|txn| txn.journal(&Who::server(), entry))
+            .unwrap()
     }
 
     #[test]
@@ -157,12 +175,18 @@ mod tests {
             assert_eq!(append(&catalog, &n.to_string()), n);
         }
         let events = after(&catalog, 254, 3).unwrap();
-        let subjects: Vec<_> = events.iter().map(|event| (event.seq, event.subject.as_str())).collect();
+        let subjects: Vec<_> = events
+            .iter()
+            .map(|event| (event.seq, event.subject.as_str()))
+            .collect();
         assert_eq!(subjects, [(255, "255"), (256, "256"), (257, "257")]);
         assert_eq!(events[0].bytes["written"], 7);
         assert!(after(&catalog, 300, 3).unwrap().is_empty());
         let error = after(&catalog, 301, 3).unwrap_err();
-        assert_eq!((error.kind(), error.subject()), (Kind::Invalid, Subject::Journal));
+        assert_eq!(
+            (error.kind(), error.subject()),
+            (Kind::Invalid, Subject::Journal)
+        );
     }
 
     #[test]
@@ -170,7 +194,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(directory.path()).unwrap();
         let began = Instant::now();
-        assert!(wait(&catalog, 0, 10, Duration::from_millis(30)).unwrap().is_empty());
+        assert!(
+            wait(&catalog, 0, 10, Duration::from_millis(30))
+                .unwrap()
+                .is_empty()
+        );
         assert!(began.elapsed() >= Duration::from_millis(30));
         let reader = {
             let catalog = catalog.clone();
@@ -187,7 +215,11 @@ mod tests {
         let catalog = Catalog::open(directory.path()).unwrap();
         let reader = {
             let catalog = catalog.clone();
-            std::thread::spawn(move || wait(&catalog, 0, 10, Duration::from_secs(60)).unwrap_err().kind())
+            std::thread::spawn(move || {
+                wait(&catalog, 0, 10, Duration::from_secs(60))
+                    .unwrap_err()
+                    .kind()
+            })
         };
         std::thread::sleep(Duration::from_millis(20));
         catalog.close();

@@ -16,12 +16,26 @@ struct RecordRow {
 
 impl Store {
     /// Writes a record, whether it exists or not.
-    pub fn record_put(&self, who: &Who, kind: &str, name: &str, value: &Value, entry: Option<Entry>) -> Result<()> {
+    pub fn record_put(
+        &self,
+        who: &Who,
+        kind: &str,
+        name: &str,
+        value: &Value,
+        entry: Option<Entry>,
+    ) -> Result<()> {
         write(&self.shared.catalog, who, kind, name, value, entry, false)
     }
 
     /// As [`Self::record_put`], but Conflict if it exists.
-    pub fn record_create(&self, who: &Who, kind: &str, name: &str, value: &Value, entry: Option<Entry>) -> Result<()> {
+    pub fn record_create(
+        &self,
+        who: &Who,
+        kind: &str,
+        name: &str,
+        value: &Value,
+        entry: Option<Entry>,
+    ) -> Result<()> {
         write(&self.shared.catalog, who, kind, name, value, entry, true)
     }
 
@@ -30,7 +44,8 @@ impl Store {
         check_names(kind, name)?;
         let key = keys::record(kind, name);
         let row = self.shared.catalog.get(&key)?;
-        row.map(|row| keys::decode::<RecordRow>(&key, &row).map(|row| row.value)).transpose()
+        row.map(|row| keys::decode::<RecordRow>(&key, &row).map(|row| row.value))
+            .transpose()
     }
 
     /// All records of a kind with their names, in order.
@@ -39,7 +54,13 @@ impl Store {
     }
 
     /// Removes a record; NotFound if there is none.
-    pub fn record_remove(&self, who: &Who, kind: &str, name: &str, entry: Option<Entry>) -> Result<()> {
+    pub fn record_remove(
+        &self,
+        who: &Who,
+        kind: &str,
+        name: &str,
+        entry: Option<Entry>,
+    ) -> Result<()> {
         remove(&self.shared.catalog, who, kind, name, entry)
     }
 }
@@ -55,7 +76,9 @@ fn write(
 ) -> Result<()> {
     check_names(kind, name)?;
     let key = keys::record(kind, name);
-    let row = keys::encode(&RecordRow { value: value.clone() })?;
+    let row = keys::encode(&RecordRow {
+        value: value.clone(),
+    })?;
     let (who, shown) = (who.clone(), format!("{kind} {name:?}"));
     catalog.transact(move |txn| {
         if new && txn.get(&key)?.is_some() {
@@ -79,7 +102,13 @@ fn list(catalog: &Catalog, kind: &str) -> Result<Vec<(String, Value)>> {
     Ok(records)
 }
 
-fn remove(catalog: &Catalog, who: &Who, kind: &str, name: &str, entry: Option<Entry>) -> Result<()> {
+fn remove(
+    catalog: &Catalog,
+    who: &Who,
+    kind: &str,
+    name: &str,
+    entry: Option<Entry>,
+) -> Result<()> {
     check_names(kind, name)?;
     let key = keys::record(kind, name);
     let (who, shown) = (who.clone(), format!("no {kind} {name:?}: look at the list"));
@@ -100,13 +129,19 @@ fn tell(txn: &mut Txn<'_>, who: &Who, entry: Option<Entry>) -> Result<()> {
 }
 
 fn check_names(kind: &str, name: &str) -> Result<()> {
-    let kind_fits = !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let kind_fits = !kind.is_empty()
+        && kind
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'-');
     if !kind_fits {
         let text = format!("{kind:?} is no kind of record: lower-case letters and hyphens only");
         return Err(Error::new(Kind::Invalid, Subject::Record, text));
     }
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        let text = format!("a {kind} needs a name of 1 to {NAME_BYTES_MAX} bytes, this one has {}", name.len());
+        let text = format!(
+            "a {kind} needs a name of 1 to {NAME_BYTES_MAX} bytes, this one has {}",
+            name.len()
+        );
         return Err(Error::new(Kind::Invalid, Subject::Record, text));
     }
     Ok(())
@@ -123,17 +158,51 @@ mod tests {
         let catalog = Catalog::open(directory.path()).unwrap();
         let who = Who::server();
         let entry = || Some(Entry::new("instance.defined", "web1"));
-        write(&catalog, &who, "instance", "web1", &json!({"v": 9, "cpus": 2}), entry(), true).unwrap();
+        write(
+            &catalog,
+            &who,
+            "instance",
+            "web1",
+            &json!({"v": 9, "cpus": 2}),
+            entry(),
+            true,
+        )
+        .unwrap();
         write(&catalog, &who, "instance-x", "other", &json!(1), None, true).unwrap();
-        let error = write(&catalog, &who, "instance", "web1", &json!(3), entry(), true).unwrap_err();
-        assert_eq!((error.kind(), error.subject()), (Kind::Conflict, Subject::Record));
+        let error =
+            write(&catalog, &who, "instance", "web1", &json!(3), entry(), true).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.subject()),
+            (Kind::Conflict, Subject::Record)
+        );
         write(&catalog, &who, "instance", "db1", &json!([1]), None, false).unwrap();
         let records = list(&catalog, "instance").unwrap();
-        assert_eq!(records, [("db1".into(), json!([1])), ("web1".into(), json!({"v": 9, "cpus": 2}))]);
+        assert_eq!(
+            records,
+            [
+                ("db1".into(), json!([1])),
+                ("web1".into(), json!({"v": 9, "cpus": 2}))
+            ]
+        );
         remove(&catalog, &who, "instance", "web1", None).unwrap();
-        assert_eq!(remove(&catalog, &who, "instance", "web1", None).unwrap_err().kind(), Kind::NotFound);
-        assert_eq!(write(&catalog, &who, "a/b", "x", &json!(1), None, true).unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(write(&catalog, &who, "a", "", &json!(1), None, true).unwrap_err().kind(), Kind::Invalid);
+        assert_eq!(
+            remove(&catalog, &who, "instance", "web1", None)
+                .unwrap_err()
+                .kind(),
+            Kind::NotFound
+        );
+        assert_eq!(
+            write(&catalog, &who, "a/b", "x", &json!(1), None, true)
+                .unwrap_err()
+                .kind(),
+            Kind::Invalid
+        );
+        assert_eq!(
+            write(&catalog, &who, "a", "", &json!(1), None, true)
+                .unwrap_err()
+                .kind(),
+            Kind::Invalid
+        );
         // The refused creation left no event behind.
         assert_eq!(catalog.count(keys::JOURNAL).unwrap(), 1);
     }

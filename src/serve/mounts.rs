@@ -102,7 +102,7 @@ impl Mounts {
             allow_other: ask.allow_other,
             read_only: ask.read_only,
         };
-        let mounted = fuse::mount::mount(self.store.clone(), &ask.path, options.clone())
+        let mounted = fuse::mount::mount(self.store.clone(), &ask.path, options)
             .map_err(|error| problem(&error))?;
         let shown = shown(&mounted, &options);
         live.insert(shown.path.clone(), (mounted, options));

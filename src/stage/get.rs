@@ -94,7 +94,7 @@ async fn tree(run: &Run, bucket: &str, prefix: &str, target: &Path) -> Outcome<V
         .send();
     let mut jobs = Vec::new();
     while let Some(page) = pages.next().await {
-        let page = page.map_err(|error| run.remote.failure(&what, error))?;
+        let page = page.map_err(|error| run.remote.failure(&what, &error))?;
         for object in page.contents() {
             let Some(key) = object.key() else { continue };
             // An empty object that ends in a slash is how some programs write a directory.
@@ -138,7 +138,7 @@ async fn object(run: &Run, bucket: &str, job: &Job) -> Outcome<Item> {
         .send()
         .await
         .map_err(|error| {
-            let failure = run.remote.failure(&format!("look at {url}"), error);
+            let failure = run.remote.failure(&format!("look at {url}"), &error);
             if failure.exit() == Exit::NotFound {
                 return failure.hint("A tree ends in a slash: s3://bucket/prefix/");
             }
@@ -212,7 +212,7 @@ impl Fetching<'_> {
             .and_then(|head| u64::try_from(head.content_length()?).ok());
         match length {
             Some(part @ 1..) if self.length_bytes.div_ceil(part) == *count => {
-                self.part_bytes = part
+                self.part_bytes = part;
             }
             _ => self.proof = Proof::Nothing,
         }
@@ -332,7 +332,7 @@ impl Fetching<'_> {
         let answer = get
             .send()
             .await
-            .map_err(|error| self.run.remote.failure(&what, error))?;
+            .map_err(|error| self.run.remote.failure(&what, &error))?;
         let broke = |why: &dyn std::fmt::Display| {
             Failure::new(
                 Exit::Unavailable,

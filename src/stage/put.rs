@@ -143,7 +143,7 @@ async fn existing(run: &Run, bucket: &str, jobs: &[Job]) -> Outcome<Vec<String>>
                 Err(error) => {
                     let failure = run
                         .remote
-                        .failure(&format!("look at {}", url(bucket, &job.key)), error);
+                        .failure(&format!("look at {}", url(bucket, &job.key)), &error);
                     if failure.exit() == Exit::NotFound {
                         Ok(None)
                     } else {
@@ -231,7 +231,7 @@ impl Sending<'_> {
         let put = put
             .set_if_none_match(self.only_new())
             .body(ByteStream::from(body));
-        let answer = put.send().await.map_err(|error| self.refused(error))?;
+        let answer = put.send().await.map_err(|error| self.refused(&error))?;
         let shown = match self.algorithm {
             Algorithm::Sha256 => answer.checksum_sha256(),
             _ => answer.checksum_crc32(),
@@ -262,7 +262,7 @@ impl Sending<'_> {
         } else {
             ChecksumType::Composite
         });
-        let created = create.send().await.map_err(|error| self.refused(error))?;
+        let created = create.send().await.map_err(|error| self.refused(&error))?;
         let id = created.upload_id().unwrap_or_default().to_owned();
         // A target that does not say so keeps a checksum of the parts' checksums.
         let full = created.checksum_type() == Some(&ChecksumType::FullObject);
@@ -322,7 +322,10 @@ impl Sending<'_> {
                 .checksum_crc32(whole),
             _ => complete,
         };
-        complete.send().await.map_err(|error| self.refused(error))?;
+        complete
+            .send()
+            .await
+            .map_err(|error| self.refused(&error))?;
         self.run.remote.closed(&upload);
         self.settled(length_bytes, count, whole.as_deref(), &composite)
             .await
@@ -350,7 +353,7 @@ impl Sending<'_> {
             .body(ByteStream::from(body))
             .send()
             .await
-            .map_err(|error| self.refused(error))?;
+            .map_err(|error| self.refused(&error))?;
         self.run.progress.inc(length);
         Ok(Sent {
             number,
@@ -370,7 +373,7 @@ impl Sending<'_> {
         let s3 = &self.run.remote.s3;
         let head = s3.head_object().bucket(self.bucket).key(&self.job.key);
         let head = head.checksum_mode(ChecksumMode::Enabled).send().await;
-        let head = head.map_err(|error| self.refused(error))?;
+        let head = head.map_err(|error| self.refused(&error))?;
         let length = head
             .content_length()
             .and_then(|length| u64::try_from(length).ok());
@@ -440,7 +443,7 @@ impl Sending<'_> {
         (self.run.existing != Existing::Replace).then(|| "*".to_owned())
     }
 
-    fn refused<E>(&self, error: aws_sdk_s3::error::SdkError<E>) -> Failure
+    fn refused<E>(&self, error: &aws_sdk_s3::error::SdkError<E>) -> Failure
     where
         E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {

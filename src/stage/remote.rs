@@ -128,7 +128,7 @@ impl Remote {
     }
 
     /// An SDK error in our terms. `what` is what was tried: `put s3://b/k`.
-    pub(crate) fn failure<E>(&self, what: &str, error: SdkError<E>) -> Failure
+    pub(crate) fn failure<E>(&self, what: &str, error: &SdkError<E>) -> Failure
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
@@ -155,7 +155,7 @@ impl Remote {
         );
         let said: Vec<String> = match (code, text, status) {
             (None, None, Some(status)) => vec![format!("HTTP status {status}")],
-            (None, None, None) => vec![deepest(&error)],
+            (None, None, None) => vec![deepest(error)],
             (code, text, _) => [code, text].into_iter().flatten().collect(),
         };
         failure.because(said.join(": "))

@@ -34,6 +34,7 @@ const ACPI_AGAIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(200);
 /// How long stalled guests are woken after the server is back.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
+const WAKE_POLL: Duration = Duration::from_secs(1);
 /// Of a console log's end at most, in bytes.
 const TAIL_BYTES_MAX: u64 = 1 << 20;
 
@@ -563,33 +564,33 @@ impl Machines {
         probe::verdict(&self.inner.store, who, &self.inner.state, forced)
     }
 
-    /// QEMU reconnects at the next request, and the first requests after a long absence still fail: so
-    /// a guest may stall again right after it was woken.
+    /// QEMU tries to reconnect after 1, 2, 4, 8, then every 16 seconds, and fails what a guest asks in
+    /// between: one that is woken too early stalls again, and one can still stall after the server is
+    /// back. So all are looked at for a while.
     fn wake(&self) {
         let until = Instant::now() + WAKE_LIMIT;
-        let mut calm = 0;
-        while calm < 5 && Instant::now() < until {
-            match self.wake_once() {
-                Ok(0) => calm += 1,
-                Ok(_) => calm = 0,
-                Err(error) => return tracing::debug!(error = %error.chain(), "no instance to wake"),
+        let mut woken = BTreeSet::new();
+        while Instant::now() < until {
+            if let Err(error) = self.wake_once(&mut woken) {
+                return tracing::warn!(error = %error.chain(), "stalled instances are not woken; start them");
             }
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::sleep(WAKE_POLL);
         }
     }
 
-    fn wake_once(&self) -> Result<usize> {
+    fn wake_once(&self, woken: &mut BTreeSet<Uuid>) -> Result<()> {
         let states = self.inner.hypervisor.states()?;
-        let mut woken = 0;
         for record in Record::list(&self.inner.store)? {
-            if states.get(&record.uuid) == Some(&State::Stalled) {
-                self.inner.hypervisor.resume(record.uuid)?;
+            if states.get(&record.uuid) != Some(&State::Stalled) {
+                continue;
+            }
+            self.inner.hypervisor.resume(record.uuid)?;
+            if woken.insert(record.uuid) {
                 let entry = Entry::new("instance.resumed", record.name()).detail("its disks are served again");
                 self.inner.store.journal_append(&Who::server(), entry)?;
-                woken += 1;
             }
         }
-        Ok(woken)
+        Ok(())
     }
 
     fn claim(&self, name: &str) -> Result<Claim> {

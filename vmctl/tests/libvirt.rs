@@ -113,8 +113,8 @@ fn a_guest_on_nbd_disks_stalls_without_its_server_and_goes_on_with_it() {
     let site = Site::new();
     raw(&site, "root1.raw", 16 << 20);
     raw(&site, "data1.raw", 4 << 20);
-    site.store.volume_create(&who(), "root1", Some(16 << 20), &Origin::Empty).unwrap();
-    site.store.volume_create(&who(), "data1", Some(4 << 20), &Origin::Empty).unwrap();
+    site.store().volume_create(&who(), "root1", Some(16 << 20), &Origin::Empty).unwrap();
+    site.store().volume_create(&who(), "data1", Some(4 << 20), &Origin::Empty).unwrap();
     let machines = site.machines(libvirt());
     let spec = InstanceSpec {
         root_volume: Some("root1".into()),
@@ -147,17 +147,17 @@ fn a_guest_on_nbd_disks_stalls_without_its_server_and_goes_on_with_it() {
     assert!(machines.remove(&who(), "nbd1", true).unwrap().is_empty());
     let bytes = std::fs::read(site.directory.path().join("root1.raw")).unwrap();
     assert!(bytes.starts_with(b"TICK "), "the guest wrote through the socket");
-    assert_eq!(site.store.volumes().unwrap().len(), 2);
+    assert_eq!(site.store().volumes().unwrap().len(), 2);
 }
 
 #[test]
 fn a_run_that_fails_leaves_nothing_behind() {
     let site = Site::new();
-    site.store.bucket_create(&who(), "images").unwrap();
-    let mut writer = site.store.object_writer("images").unwrap();
+    site.store().bucket_create(&who(), "images").unwrap();
+    let mut writer = site.store().object_writer("images").unwrap();
     writer.write(&vec![7; 1 << 20]).unwrap();
     writer.commit(&who(), "tiny.raw", ObjectMeta::default(), &Precondition::default()).unwrap();
-    site.store.image_add(&who(), "images", "tiny.raw", "tiny").unwrap();
+    site.store().image_add(&who(), "images", "tiny.raw", "tiny").unwrap();
     let machines = site.machines(libvirt());
     let spec = InstanceSpec { image: Some("tiny".into()), ..spec(&site, "web1") };
 
@@ -168,16 +168,16 @@ fn a_run_that_fails_leaves_nothing_behind() {
     let error = machines.run(&who(), spec.clone()).expect_err("no sockets");
     assert_eq!(error.to_string(), "no sockets today");
     assert!(machines.list().unwrap().is_empty());
-    assert!(site.store.volumes().unwrap().is_empty());
+    assert!(site.store().volumes().unwrap().is_empty());
     assert_eq!(std::fs::read_dir(site.directory.path().join("vm")).unwrap().count(), 0);
 
     // A volume that has the clone's name is not ours to remove.
-    site.store.volume_create(&who(), "web1-root", Some(1 << 20), &Origin::Empty).unwrap();
+    site.store().volume_create(&who(), "web1-root", Some(1 << 20), &Origin::Empty).unwrap();
     site.sockets.refuse.store(false, Ordering::SeqCst);
     let error = machines.run(&who(), spec.clone()).expect_err("taken");
     assert_eq!((error.kind(), error.subject()), (Kind::Conflict, Subject::Volume), "{error:?}");
-    assert_eq!(site.store.volumes().unwrap().len(), 1);
-    site.store.volume_remove(&who(), "web1-root").unwrap();
+    assert_eq!(site.store().volumes().unwrap().len(), 1);
+    site.store().volume_remove(&who(), "web1-root").unwrap();
 
     // Now it works, its name is taken, and its clone goes with it.
     raw(&site, "web1-root.raw", 1 << 20);
@@ -187,7 +187,7 @@ fn a_run_that_fails_leaves_nothing_behind() {
     assert_eq!((copied.shared_bytes, copied.rewritten_bytes), (1 << 20, 0));
     assert_eq!(machines.run(&who(), spec).expect_err("taken").kind(), Kind::Conflict);
     assert_eq!(machines.remove(&who(), "web1", true).unwrap(), ["web1-root"]);
-    assert!(site.store.volumes().unwrap().is_empty());
+    assert!(site.store().volumes().unwrap().is_empty());
     assert_eq!(machines.list().unwrap().len(), 0);
 }
 
@@ -222,7 +222,7 @@ fn without_a_libvirtd_every_verb_says_how_to_start_one() {
         assert_eq!(error.kind(), Kind::Unavailable);
         assert!(error.to_string().contains("libvirtd -d"), "{error}");
     }
-    assert!(site.store.record_list("instance").unwrap().is_empty(), "nothing was made");
+    assert!(site.store().record_list("instance").unwrap().is_empty(), "nothing was made");
     machines.resume().expect("and the server starts without it");
 }
 
@@ -278,7 +278,7 @@ fn the_api_speaks_json_in_success_and_failure() {
     assert_eq!((status, stopped["state"].as_str()), (StatusCode::OK, Some("shut-off")), "{stopped}");
     let (status, removed) = ask(libvirt(), "DELETE", "/vms/api1", "");
     assert_eq!((status, removed["name"].as_str()), (StatusCode::OK, Some("api1")), "{removed}");
-    let actors = site.store.journal_after(0, 1000).unwrap();
+    let actors = site.store().journal_after(0, 1000).unwrap();
     assert!(actors.iter().filter(|event| event.subject == "api1").all(|event| event.actor == "tester"));
 }
 
@@ -293,7 +293,7 @@ fn the_probe_boots_a_guest_and_remembers_the_verdict() {
     if !Path::new("/dev/kvm").exists() {
         assert_eq!(verdict.accelerator, Accelerator::Tcg);
     }
-    let again = vmctl::probe::verdict(&site.store, &who(), site.directory.path(), false).unwrap();
+    let again = vmctl::probe::verdict(site.store(), &who(), site.directory.path(), false).unwrap();
     assert_eq!(again, verdict);
 
     // Another boot of the host makes it void.
@@ -301,7 +301,7 @@ fn the_probe_boots_a_guest_and_remembers_the_verdict() {
     old["boot_id"] = "another".into();
     old["why"] = "stale".into();
     let (kind, name) = (vmctl::probe::RECORD_KIND, vmctl::probe::RECORD_NAME);
-    site.store.record_put(&who(), kind, name, &old, None).unwrap();
-    let anew = vmctl::probe::verdict(&site.store, &who(), site.directory.path(), false).unwrap();
+    site.store().record_put(&who(), kind, name, &old, None).unwrap();
+    let anew = vmctl::probe::verdict(site.store(), &who(), site.directory.path(), false).unwrap();
     assert_ne!(anew.why, "stale");
 }

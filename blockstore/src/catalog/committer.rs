@@ -1,9 +1,9 @@
 //! The one thread that writes the catalog: takes changes, runs them over one overlay, syncs, answers.
 
 use super::txn::Overlay;
-use super::{Txn, disk_is_full, synced};
+use super::{Txn, disk_is_full};
 use crate::{Error, Kind, Result, Subject};
-use rocksdb::{DB, WriteBatch};
+use rocksdb::{DB, WriteBatch, WriteOptions};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,15 +33,25 @@ pub(super) struct Pending<F, T> {
 impl<F, T> Pending<F, T> {
     pub(super) fn new(change: F) -> (Self, Receiver<Result<T>>) {
         let (caller, answer) = sync_channel(1);
-        (Self { change: Some(change), outcome: None, caller }, answer)
+        (
+            Self {
+                change: Some(change),
+                outcome: None,
+                caller,
+            },
+            answer,
+        )
     }
 }
 
 impl<T: Send, F: FnOnce(&mut Txn<'_>) -> Result<T> + Send> Change for Pending<F, T> {
     fn run(&mut self, txn: &mut Txn<'_>) -> bool {
-        let Some(change) = self.change.take() else { return false };
+        let Some(change) = self.change.take() else {
+            return false;
+        };
         // Whatever a panic left half done lies in `txn` and is dropped with it.
-        let outcome = catch_unwind(AssertUnwindSafe(|| change(txn))).unwrap_or_else(|panic| Err(panicked(&*panic)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| change(txn)))
+            .unwrap_or_else(|panic| Err(panicked(&*panic)));
         let keep = outcome.is_ok();
         self.outcome = Some(outcome);
         keep
@@ -61,8 +71,14 @@ impl<T: Send, F: FnOnce(&mut Txn<'_>) -> Result<T> + Send> Change for Pending<F,
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-    Error::new(Kind::Internal, Subject::Store, format!("a change of the catalog panicked, nothing was changed: {text}"))
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    Error::new(
+        Kind::Internal,
+        Subject::Store,
+        format!("a change of the catalog panicked, nothing was changed: {text}"),
+    )
 }
 
 /// What the thread tells everyone else.
@@ -88,7 +104,10 @@ impl Committed {
             #[cfg(test)]
             fail_next: None,
         };
-        Self { state: Mutex::new(state), grown: Condvar::new() }
+        Self {
+            state: Mutex::new(state),
+            grown: Condvar::new(),
+        }
     }
 
     /// The error that every change gets since a batch failed.
@@ -103,11 +122,17 @@ impl Committed {
         let deadline = Instant::now().checked_add(patience);
         let mut state = self.state();
         while !state.closed && state.seq_last <= cursor {
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline.map_or(Duration::MAX, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
             if left.is_zero() {
                 break;
             }
-            state = self.grown.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .grown
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         (!state.closed).then_some(state.seq_last)
     }
@@ -122,13 +147,18 @@ impl Committed {
         self.state().fail_next = Some(text.into());
     }
 
-    fn refuse(&self, text: String) {
-        let kind = if disk_is_full(&text) { Kind::NoSpace } else { Kind::Unavailable };
+    fn refuse(&self, text: &str) {
+        let kind = if disk_is_full(text) {
+            Kind::NoSpace
+        } else {
+            Kind::Unavailable
+        };
         let advice = match kind {
             Kind::NoSpace => "make room on its disk and restart the server",
             _ => "look at its disk and restart the server",
         };
-        let text = format!("the catalog takes no changes since a synced write failed ({text}): {advice}");
+        let text =
+            format!("the catalog takes no changes since a synced write failed ({text}): {advice}");
         tracing::error!(text, "catalog refuses");
         self.state().refusal = Some((kind, text));
     }
@@ -160,10 +190,17 @@ pub(super) fn start(
             commit(&database, &committed, group, &mut seq_next);
         }
     };
-    std::thread::Builder::new().name("catalog".into()).spawn(run)
+    std::thread::Builder::new()
+        .name("catalog".into())
+        .spawn(run)
 }
 
-fn commit(database: &DB, committed: &Committed, mut group: Vec<Box<dyn Change>>, seq_next: &mut u64) {
+fn commit(
+    database: &DB,
+    committed: &Committed,
+    mut group: Vec<Box<dyn Change>>,
+    seq_next: &mut u64,
+) {
     if committed.refusal().is_none() {
         let mut batch = Overlay::new();
         let mut seq = *seq_next;
@@ -180,7 +217,7 @@ fn commit(database: &DB, committed: &Committed, mut group: Vec<Box<dyn Change>>,
                 *seq_next = seq;
                 committed.grow(seq - 1);
             }
-            Err(text) => committed.refuse(text),
+            Err(text) => committed.refuse(&text),
         }
     }
     // After a failed batch even a refusal may rest on what another change of the group had put: all
@@ -191,7 +228,11 @@ fn commit(database: &DB, committed: &Committed, mut group: Vec<Box<dyn Change>>,
 }
 
 #[cfg_attr(not(test), allow(unused_variables))]
-fn write(database: &DB, committed: &Committed, changed: Overlay) -> std::result::Result<(), String> {
+fn write(
+    database: &DB,
+    committed: &Committed,
+    changed: Overlay,
+) -> std::result::Result<(), String> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -206,5 +247,14 @@ fn write(database: &DB, committed: &Committed, changed: Overlay) -> std::result:
             None => batch.delete(key),
         }
     }
-    database.write_opt(batch, &synced()).map_err(|cause| cause.to_string())
+    database
+        .write_opt(batch, &synced())
+        .map_err(|cause| cause.to_string())
+}
+
+/// Every write reaches the device before it is answered.
+pub(super) fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
 }

@@ -69,7 +69,14 @@ pub(super) fn pins_of_cut(map: MapId, lsn: Lsn) -> Vec<u8> {
 }
 
 pub(super) fn pin(map: MapId, lsn: Lsn, holder: &str) -> Vec<u8> {
-    joined(&[PINS, &map.0.to_be_bytes(), b"/", &lsn.0.to_be_bytes(), b"/", holder.as_bytes()])
+    joined(&[
+        PINS,
+        &map.0.to_be_bytes(),
+        b"/",
+        &lsn.0.to_be_bytes(),
+        b"/",
+        holder.as_bytes(),
+    ])
 }
 
 /// The map, lsn and holder in a pin's key.
@@ -79,7 +86,11 @@ pub(crate) fn parse_pin(key: &[u8]) -> Result<(MapId, Lsn, &str)> {
         let (map, rest) = rest.split_first_chunk::<8>()?;
         let (lsn, rest) = rest.strip_prefix(b"/")?.split_first_chunk::<8>()?;
         let holder = std::str::from_utf8(rest.strip_prefix(b"/")?).ok()?;
-        Some((MapId(u64::from_be_bytes(*map)), Lsn(u64::from_be_bytes(*lsn)), holder))
+        Some((
+            MapId(u64::from_be_bytes(*map)),
+            Lsn(u64::from_be_bytes(*lsn)),
+            holder,
+        ))
     };
     parse().ok_or_else(|| corrupt_key(key))
 }
@@ -134,13 +145,19 @@ pub(crate) fn record(kind: &str, name: &str) -> Vec<u8> {
 
 /// The number at the end of a key that is `prefix` and eight bytes.
 pub(crate) fn number_behind(prefix: &[u8], key: &[u8]) -> Result<u64> {
-    let bytes = key.strip_prefix(prefix).and_then(|rest| <[u8; 8]>::try_from(rest).ok());
-    bytes.map(u64::from_be_bytes).ok_or_else(|| corrupt_key(key))
+    let bytes = key
+        .strip_prefix(prefix)
+        .and_then(|rest| <[u8; 8]>::try_from(rest).ok());
+    bytes
+        .map(u64::from_be_bytes)
+        .ok_or_else(|| corrupt_key(key))
 }
 
 /// The text behind `prefix` in a key.
 pub(crate) fn text_behind<'a>(prefix: &[u8], key: &'a [u8]) -> Result<&'a str> {
-    let text = key.strip_prefix(prefix).and_then(|rest| std::str::from_utf8(rest).ok());
+    let text = key
+        .strip_prefix(prefix)
+        .and_then(|rest| std::str::from_utf8(rest).ok());
     text.ok_or_else(|| corrupt_key(key))
 }
 
@@ -153,7 +170,10 @@ pub(crate) fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn corrupt_key(key: &[u8]) -> Error {
-    let text = format!("catalog key {} is malformed; run `infall check`", key.escape_ascii());
+    let text = format!(
+        "catalog key {} is malformed; run `infall check`",
+        key.escape_ascii()
+    );
     Error::new(Kind::Corrupt, Subject::Store, text)
 }
 
@@ -167,7 +187,12 @@ struct Row<T> {
 /// A row as it is stored: JSON with the version beside its fields.
 pub(crate) fn encode<T: Serialize>(row: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(&Row { v: VERSION, row }).map_err(|cause| {
-        Error::new(Kind::Internal, Subject::Store, "a catalog row cannot be written as JSON").because(cause)
+        Error::new(
+            Kind::Internal,
+            Subject::Store,
+            "a catalog row cannot be written as JSON",
+        )
+        .because(cause)
     })
 }
 
@@ -187,11 +212,16 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], value: &[u8]) -> Result<T>
         (Ok(Version { v }), _) if v > VERSION => Err(Error::new(
             Kind::Unsupported,
             Subject::Store,
-            format!("catalog row {shown} has version {v}, this release reads {VERSION}: run the release that wrote it"),
+            format!(
+                "catalog row {shown} has version {v}, this release reads {VERSION}: run the release that wrote it"
+            ),
         )),
         (_, cause) => {
-            let error =
-                Error::new(Kind::Corrupt, Subject::Store, format!("catalog row {shown} is malformed; run `infall check`"));
+            let error = Error::new(
+                Kind::Corrupt,
+                Subject::Store,
+                format!("catalog row {shown} is malformed; run `infall check`"),
+            );
             Err(match cause {
                 Some(cause) => error.because(cause),
                 None => error,

@@ -18,6 +18,7 @@
 
 mod committer;
 pub(crate) mod keys;
+mod open;
 mod pins;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ mod txn;
 
 use crate::{Error, Kind, LogId, Lsn, MapId, Result, SealedMap, Subject};
 use committer::{CHANGES_QUEUED_MAX, Change, Committed, Pending};
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, LogLevel, ReadOptions, WriteOptions};
+use rocksdb::{DB, ReadOptions};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -41,8 +42,6 @@ pub(crate) const HEAD: Lsn = Lsn(u64::MAX);
 
 /// Map ids are reserved in steps of this many.
 const IDS_STEP: u64 = 256;
-const WRITE_BUFFER_BYTES: usize = 16 << 20;
-const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
 /// What the catalog knows of a map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +68,9 @@ pub(crate) enum Step {
     /// Not at all.
     Stop,
 }
+
+/// What a scan does with a row's key and value, and what it says about going on.
+pub(crate) type Visit<'a, Next> = dyn FnMut(&[u8], &[u8]) -> Result<Next> + 'a;
 
 /// The catalog: names, pins, journal; RocksDB with WAL and sync; one thread commits for all.
 #[derive(Clone)]
@@ -97,9 +99,6 @@ struct Ids {
 }
 
 #[derive(Serialize, Deserialize)]
-struct FormatRow {}
-
-#[derive(Serialize, Deserialize)]
 struct IdsRow {
     next: u64,
 }
@@ -114,12 +113,12 @@ impl Catalog {
     /// if a newer release wrote it.
     pub(crate) fn open(directory: &Path) -> Result<Self> {
         let directory = directory.join("catalog");
-        std::fs::create_dir_all(&directory).map_err(|cause| Error::io("make", &directory, cause))?;
-        let database = DB::open(&options(), &directory).map_err(|cause| cannot_open(&directory, cause))?;
-        check_format(&database, &directory)?;
-        let ids = read::<IdsRow>(&database, keys::IDS)?.map_or(1, |row| row.next);
-        let first = read::<RunRow>(&database, keys::RUN)?.map_or(1, |row| row.first);
-        let seq_last = seq_last(&database)?;
+        std::fs::create_dir_all(&directory)
+            .map_err(|cause| Error::io("make", &directory, cause))?;
+        let database = open::database(&directory)?;
+        let ids = open::read::<IdsRow>(&database, keys::IDS)?.map_or(1, |row| row.next);
+        let first = open::read::<RunRow>(&database, keys::RUN)?.map_or(1, |row| row.first);
+        let seq_last = open::seq_last(&database)?;
 
         let database = Arc::new(database);
         let committed = Arc::new(Committed::new(seq_last));
@@ -133,10 +132,15 @@ impl Catalog {
             committer_id: committer.thread().id(),
             committer: Mutex::new(Some(committer)),
             committed,
-            ids: Mutex::new(Ids { next: ids, end: ids }),
+            ids: Mutex::new(Ids {
+                next: ids,
+                end: ids,
+            }),
             unfinished: Mutex::new(first..ids),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Runs `change` on the committing thread; what it put is durable when this returns Ok. Err discards its changes only.
@@ -146,20 +150,34 @@ impl Catalog {
     ) -> Result<T> {
         if std::thread::current().id() == self.inner.committer_id {
             // It would wait for itself for ever.
-            return Err(Error::new(Kind::Internal, Subject::Store, "a change of the catalog began another one"));
+            return Err(Error::new(
+                Kind::Internal,
+                Subject::Store,
+                "a change of the catalog began another one",
+            ));
         }
         if let Some(refusal) = self.inner.committed.refusal() {
             return Err(refusal);
         }
-        let changes = self.inner.changes.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let changes = self
+            .inner
+            .changes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let (pending, answer) = Pending::new(change);
-        changes.ok_or_else(closed)?.send(Box::new(pending)).map_err(|_| closed())?;
+        changes
+            .ok_or_else(closed)?
+            .send(Box::new(pending))
+            .map_err(|_| closed())?;
         answer.recv().map_err(|_| closed())?
     }
 
     /// The row behind `key`.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.database()?.get(key).map_err(|cause| failed("read a row of the catalog", cause))
+        self.database()?
+            .get(key)
+            .map_err(|cause| failed("read a row of the catalog", cause))
     }
 
     /// Rows whose key starts with `prefix`, from `start` (inclusive) on, until `visit` returns false.
@@ -167,9 +185,15 @@ impl Catalog {
         &self,
         prefix: &[u8],
         start: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>,
+        visit: &mut Visit<'_, bool>,
     ) -> Result<()> {
-        self.walk(prefix, start, &mut |key, value| Ok(if visit(key, value)? { Step::Next } else { Step::Stop }))
+        self.walk(prefix, start, &mut |key, value| {
+            Ok(if visit(key, value)? {
+                Step::Next
+            } else {
+                Step::Stop
+            })
+        })
     }
 
     /// As [`Self::scan`], but `visit` may also skip ahead. All rows are of one moment.
@@ -177,7 +201,7 @@ impl Catalog {
         &self,
         prefix: &[u8],
         start: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Step>,
+        visit: &mut Visit<'_, Step>,
     ) -> Result<()> {
         let database = self.database()?;
         let mut options = ReadOptions::default();
@@ -196,7 +220,8 @@ impl Catalog {
                 Step::Stop => break,
             }
         }
-        rows.status().map_err(|cause| failed("scan the catalog", cause))
+        rows.status()
+            .map_err(|cause| failed("scan the catalog", cause))
     }
 
     /// How many rows start with `prefix`.
@@ -211,10 +236,22 @@ impl Catalog {
 
     /// Reserves `count` map ids (durably, in blocks); returns the first. Ids are never reused.
     pub(crate) fn map_ids(&self, count: u64) -> Result<MapId> {
-        let mut ids = self.inner.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let behind = ids.next.checked_add(count).and_then(|end| Some((end, end.checked_next_multiple_of(IDS_STEP)?)));
-        let (next, end) = behind
-            .ok_or_else(|| Error::new(Kind::Invalid, Subject::Store, format!("there are no {count} map ids left")))?;
+        let mut ids = self
+            .inner
+            .ids
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let behind = ids
+            .next
+            .checked_add(count)
+            .and_then(|end| Some((end, end.checked_next_multiple_of(IDS_STEP)?)));
+        let (next, end) = behind.ok_or_else(|| {
+            Error::new(
+                Kind::Invalid,
+                Subject::Store,
+                format!("there are no {count} map ids left"),
+            )
+        })?;
         if next > ids.end {
             self.transact(move |txn| {
                 txn.put(keys::IDS, keys::encode(&IdsRow { next: end })?);
@@ -231,7 +268,12 @@ impl Catalog {
     /// ended, and nobody will ever name it. The range begins where [`Self::settle`] was last called.
     pub(crate) fn unfinished(&self) -> Result<Range<u64>> {
         self.database()?;
-        Ok(self.inner.unfinished.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self
+            .inner
+            .unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone())
     }
 
     /// Remembers that what earlier runs left unfinished is gone: the next opening looks only at this run's ids.
@@ -241,13 +283,20 @@ impl Catalog {
             txn.put(keys::RUN, keys::encode(&RunRow { first })?);
             Ok(())
         })?;
-        *self.inner.unfinished.lock().unwrap_or_else(PoisonError::into_inner) = first..first;
+        *self
+            .inner
+            .unfinished
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = first..first;
         Ok(())
     }
 
     /// The number of the last event in the journal; waits up to `patience` for one behind `cursor`.
     pub(crate) fn journal_last(&self, cursor: u64, patience: Duration) -> Result<u64> {
-        self.inner.committed.wait(cursor, patience).ok_or_else(closed)
+        self.inner
+            .committed
+            .wait(cursor, patience)
+            .ok_or_else(closed)
     }
 
     /// Why changes are refused, if they are.
@@ -258,7 +307,9 @@ impl Catalog {
     /// Writes out what is in memory and compacts everything, so that removed rows take no space.
     pub(crate) fn compact(&self) -> Result<()> {
         let database = self.database()?;
-        database.flush().map_err(|cause| failed("flush the catalog", cause))?;
+        database
+            .flush()
+            .map_err(|cause| failed("flush the catalog", cause))?;
         database.compact_range::<&[u8], &[u8]>(None, None);
         Ok(())
     }
@@ -267,9 +318,13 @@ impl Catalog {
     pub(crate) fn tree(&self) -> Result<serde_json::Value> {
         let database = self.database()?;
         let property = |name: &str| {
-            database.property_int_value(name).map_err(|cause| failed("read the catalog's properties", cause))
+            database
+                .property_int_value(name)
+                .map_err(|cause| failed("read the catalog's properties", cause))
         };
-        let files = database.live_files().map_err(|cause| failed("list the catalog's files", cause))?;
+        let files = database
+            .live_files()
+            .map_err(|cause| failed("list the catalog's files", cause))?;
         let files: Vec<_> = files
             .iter()
             .map(|file| {
@@ -303,14 +358,26 @@ impl Catalog {
     }
 
     fn database(&self) -> Result<Arc<DB>> {
-        self.inner.database.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)
+        self.inner
+            .database
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+            .ok_or_else(closed)
     }
 }
 
 impl Inner {
     fn close(&self) {
-        self.changes.write().unwrap_or_else(PoisonError::into_inner).take();
-        let committer = self.committer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.changes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let committer = self
+            .committer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(committer) = committer
             // The last handle may have died with a change, on the committing thread itself.
             && std::thread::current().id() != self.committer_id
@@ -319,7 +386,10 @@ impl Inner {
             tracing::error!(directory = %self.directory.display(), "the catalog's committing thread panicked");
         }
         self.committed.close();
-        self.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
     }
 }
 
@@ -329,91 +399,11 @@ impl Drop for Inner {
     }
 }
 
-fn options() -> rocksdb::Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
-    table.set_bloom_filter(10.0, false);
-    let mut options = rocksdb::Options::default();
-    options.create_if_missing(true);
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
-    options.set_max_write_buffer_number(2);
-    options.set_max_total_wal_size(4 * WRITE_BUFFER_BYTES as u64);
-    options.set_max_open_files(256);
-    options.set_max_background_jobs(2);
-    // Every batch was synced before it was answered: only the end of the log may be torn. Anything
-    // else is rot, and opening must say so instead of dropping what was promised.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_log_level(LogLevel::Warn);
-    options.set_keep_log_file_num(2);
-    options
-}
-
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
-}
-
-fn read<T: serde::de::DeserializeOwned>(database: &DB, key: &[u8]) -> Result<Option<T>> {
-    let value = database.get(key).map_err(|cause| failed("read a row of the catalog", cause))?;
-    value.map(|value| keys::decode(key, &value)).transpose()
-}
-
-fn check_format(database: &DB, directory: &Path) -> Result<()> {
-    let value = database.get(keys::FORMAT).map_err(|cause| failed("read the catalog's format", cause))?;
-    if let Some(value) = value {
-        return keys::decode::<FormatRow>(keys::FORMAT, &value).map(|_| ()).map_err(|cause| {
-            let text = format!("the catalog in {} cannot be used by this release", directory.display());
-            Error::new(cause.kind(), Subject::Store, text).because(cause)
-        });
-    }
-    let mut rows = database.raw_iterator();
-    rows.seek_to_first();
-    if let Some(key) = rows.key() {
-        let text = format!(
-            "{} holds a database without a format row (its first key is {}): it is not a catalog of Infall; \
-             give another data directory, or restore this one",
-            directory.display(),
-            key.escape_ascii()
-        );
-        return Err(Error::new(Kind::Corrupt, Subject::Store, text));
-    }
-    rows.status().map_err(|cause| failed("read the catalog's format", cause))?;
-    let row = keys::encode(&FormatRow {})?;
-    database.put_opt(keys::FORMAT, row, &synced()).map_err(|cause| failed("write the catalog's format", cause))
-}
-
-/// The number of the last event in the journal; 0 if there is none.
-fn seq_last(database: &DB) -> Result<u64> {
-    let mut rows = database.raw_iterator();
-    rows.seek_for_prev(keys::event(u64::MAX));
-    let seq = match rows.key() {
-        Some(key) if key.starts_with(keys::JOURNAL) => keys::number_behind(keys::JOURNAL, key)?,
-        _ => 0,
-    };
-    rows.status().map_err(|cause| failed("find the end of the journal", cause))?;
-    Ok(seq)
-}
-
-fn cannot_open(directory: &Path, cause: rocksdb::Error) -> Error {
-    let text = cause.to_string();
-    if text.contains("/LOCK:") || text.contains("lock hold by") {
-        let text = format!(
-            "the catalog in {} is open already: stop the other process, or give another data directory",
-            directory.display()
-        );
-        return Error::new(Kind::Conflict, Subject::Store, text).because(cause);
-    }
-    failed(&format!("open the catalog in {}", directory.display()), cause)
-}
-
 /// RocksDB's error, met while trying to do `what`.
 fn failed(what: &str, cause: rocksdb::Error) -> Error {
     let kind = match cause.kind() {
         rocksdb::ErrorKind::Corruption => Kind::Corrupt,
-        _ if disk_is_full(&cause.to_string()) => Kind::NoSpace,
+        _ if disk_is_full(cause.as_ref()) => Kind::NoSpace,
         _ => Kind::Internal,
     };
     Error::new(kind, Subject::Store, format!("cannot {what}")).because(cause)
@@ -425,5 +415,9 @@ fn disk_is_full(text: &str) -> bool {
 }
 
 fn closed() -> Error {
-    Error::new(Kind::Unavailable, Subject::Store, "the store is closed: open it again")
+    Error::new(
+        Kind::Unavailable,
+        Subject::Store,
+        "the store is closed: open it again",
+    )
 }

@@ -14,7 +14,9 @@ impl Catalog {
     /// The row of a map.
     pub(crate) fn map(&self, map: MapId) -> Result<Option<MapRow>> {
         let key = keys::map(map);
-        self.get(&key)?.map(|value| keys::decode(&key, &value)).transpose()
+        self.get(&key)?
+            .map(|value| keys::decode(&key, &value))
+            .transpose()
     }
 
     /// The lsns of `map` that have at least one pin (HEAD included).
@@ -31,6 +33,7 @@ impl Catalog {
     }
 
     /// Whether that lsn of the map is a cut.
+    #[cfg(test)]
     pub(crate) fn has_pin(&self, map: MapId, lsn: Lsn) -> Result<bool> {
         let prefix = keys::pins_of_cut(map, lsn);
         let mut found = false;
@@ -56,13 +59,17 @@ impl Txn<'_> {
     /// The row of a map.
     pub(crate) fn map(&self, map: MapId) -> Result<Option<MapRow>> {
         let key = keys::map(map);
-        self.get(&key)?.map(|value| keys::decode(&key, &value)).transpose()
+        self.get(&key)?
+            .map(|value| keys::decode(&key, &value))
+            .transpose()
     }
 
     /// The lsns of `map` that have at least one pin (HEAD included).
     pub(crate) fn cuts(&self, map: MapId) -> Result<BTreeSet<Lsn>> {
         let rows = self.scan_prefix(&keys::pins_of_map(map), usize::MAX)?;
-        rows.iter().map(|(key, _)| keys::parse_pin(key).map(|(_, lsn, _)| lsn)).collect()
+        rows.iter()
+            .map(|(key, _)| keys::parse_pin(key).map(|(_, lsn, _)| lsn))
+            .collect()
     }
 
     /// Writes the row of a new or changed map. Its parent and what it borrows are pinned by it here

@@ -31,15 +31,28 @@ fn all(catalog: &Catalog, prefix: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 fn row(parent: Option<SealedMap>) -> MapRow {
-    MapRow { log: LogId(1), parent, length_bytes: 4096, borrows: Vec::new(), created_ms: 1 }
+    MapRow {
+        log: LogId(1),
+        parent,
+        length_bytes: 4096,
+        borrows: Vec::new(),
+        created_ms: 1,
+    }
 }
 
 fn sealed(map: u64, lsn: u64) -> SealedMap {
-    SealedMap { map: MapId(map), lsn: Lsn(lsn), length_bytes: 4096 }
+    SealedMap {
+        map: MapId(map),
+        lsn: Lsn(lsn),
+        length_bytes: 4096,
+    }
 }
 
 fn journal_seqs(catalog: &Catalog) -> Vec<u64> {
-    all(catalog, keys::JOURNAL).keys().map(|key| keys::number_behind(keys::JOURNAL, key).unwrap()).collect()
+    all(catalog, keys::JOURNAL)
+        .keys()
+        .map(|key| keys::number_behind(keys::JOURNAL, key).unwrap())
+        .collect()
 }
 
 #[test]
@@ -54,12 +67,22 @@ fn changes_of_many_threads_all_commit_and_some_fail_without_a_trace() {
                     let fails = (thread + n) % 5 == 0;
                     let outcome = catalog.transact(move |txn| {
                         // A read-modify-write that would lose counts if changes raced.
-                        let count = txn.get(b"t/count")?.map_or(0, |value| value[0] as u64 + 256 * value[1] as u64);
-                        txn.put(b"t/count", vec![((count + 1) % 256) as u8, ((count + 1) / 256) as u8]);
+                        let count = txn
+                            .get(b"t/count")?
+                            .map_or(0, |value| value[0] as u64 + 256 * value[1] as u64);
+                        txn.put(
+                            b"t/count",
+                            vec![((count + 1) % 256) as u8, ((count + 1) / 256) as u8],
+                        );
                         txn.put(format!("t/row/{thread}/{n}").as_bytes(), vec![1]);
-                        let seq = txn.journal(&Who::server(), Entry::new("test.event", format!("{thread}/{n}")))?;
+                        let seq = txn.journal(
+                            &Who::server(),
+                            Entry::new("test.event", format!("{thread}/{n}")),
+                        )?;
                         match (fails, n % 2) {
-                            (true, 0) => Err(Error::new(Kind::Conflict, Subject::Store, "on purpose")),
+                            (true, 0) => {
+                                Err(Error::new(Kind::Conflict, Subject::Store, "on purpose"))
+                            }
                             (true, _) => panic!("on purpose"),
                             (false, _) => Ok(seq),
                         }
@@ -76,7 +99,9 @@ fn changes_of_many_threads_all_commit_and_some_fail_without_a_trace() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
     let good = 16 * 50 - failed.load(Ordering::Relaxed);
     let check = |catalog: &Catalog| {
         let count = catalog.get(b"t/count").unwrap().unwrap();
@@ -88,7 +113,9 @@ fn changes_of_many_threads_all_commit_and_some_fail_without_a_trace() {
     catalog.close();
     let catalog = Catalog::open(directory.path()).unwrap();
     check(&catalog);
-    let seq = catalog.transact(|txn| txn.journal(&Who::server(), Entry::new("test.event", "x"))).unwrap();
+    let seq = catalog
+        .transact(|txn| txn.journal(&Who::server(), Entry::new("test.event", "x")))
+        .unwrap();
     assert_eq!(seq, good + 1);
 }
 
@@ -125,7 +152,10 @@ fn waiting_changes_share_a_sync() {
     assert_eq!(catalog.count(b"t/").unwrap(), 0);
     go.send(()).unwrap();
     held.join().unwrap().unwrap();
-    let saw: BTreeSet<_> = threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect();
+    let saw: BTreeSet<_> = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap().unwrap())
+        .collect();
     assert_eq!(saw, (0..64).collect());
 }
 
@@ -146,7 +176,16 @@ fn a_change_reads_its_own_puts_over_the_batch_over_the_database() {
             assert_eq!(txn.get(b"t/e")?, None);
             let rows = txn.scan_prefix(b"t/", usize::MAX)?;
             let shown: Vec<_> = rows.iter().map(|(key, value)| (key[2], value[0])).collect();
-            assert_eq!(shown, [(b'a', b'o'), (b'b', b'n'), (b'c', b'n'), (b'g', b'o'), (b'z', b'n')]);
+            assert_eq!(
+                shown,
+                [
+                    (b'a', b'o'),
+                    (b'b', b'n'),
+                    (b'c', b'n'),
+                    (b'g', b'o'),
+                    (b'z', b'n')
+                ]
+            );
             assert_eq!(txn.scan_prefix(b"t/", 2)?.len(), 2);
             Ok(())
         })
@@ -157,8 +196,14 @@ fn a_change_reads_its_own_puts_over_the_batch_over_the_database() {
 #[test]
 fn after_a_failed_batch_changes_are_refused_until_the_catalog_is_opened_again() {
     for (text, kind) in [
-        ("IO error: While fdatasync: Input/output error", Kind::Unavailable),
-        ("IO error: No space left on device: While appending to file", Kind::NoSpace),
+        (
+            "IO error: While fdatasync: Input/output error",
+            Kind::Unavailable,
+        ),
+        (
+            "IO error: No space left on device: While appending to file",
+            Kind::NoSpace,
+        ),
     ] {
         let (directory, catalog) = open();
         put(&catalog, b"t/a", b"1").unwrap();
@@ -166,7 +211,10 @@ fn after_a_failed_batch_changes_are_refused_until_the_catalog_is_opened_again() 
         assert_eq!(put(&catalog, b"t/b", b"1").unwrap_err().kind(), kind);
         let error = put(&catalog, b"t/c", b"1").unwrap_err();
         assert_eq!(error.kind(), kind);
-        assert!(error.to_string().contains(text) && error.to_string().contains("restart"), "{error}");
+        assert!(
+            error.to_string().contains(text) && error.to_string().contains("restart"),
+            "{error}"
+        );
         assert!(catalog.refusing().is_some());
         // Reading goes on, and shows only what was promised.
         assert_eq!(all(&catalog, b"t/").len(), 1);
@@ -183,16 +231,24 @@ fn after_a_failed_batch_changes_are_refused_until_the_catalog_is_opened_again() 
 fn a_change_cannot_begin_another() {
     let (_directory, catalog) = open();
     let inner = catalog.clone();
-    let error = catalog.transact(move |_| inner.transact(|_| Ok(()))).unwrap_err();
+    let error = catalog
+        .transact(move |_| inner.transact(|_| Ok(())))
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::Internal);
 }
 
 #[test]
 fn a_second_opening_is_a_conflict_and_closing_ends_it() {
     let (directory, catalog) = open();
-    assert_eq!(Catalog::open(directory.path()).err().unwrap().kind(), Kind::Conflict);
+    assert_eq!(
+        Catalog::open(directory.path()).err().unwrap().kind(),
+        Kind::Conflict
+    );
     catalog.close();
-    assert_eq!(put(&catalog, b"t/a", b"1").unwrap_err().kind(), Kind::Unavailable);
+    assert_eq!(
+        put(&catalog, b"t/a", b"1").unwrap_err().kind(),
+        Kind::Unavailable
+    );
     drop(Catalog::open(directory.path()).unwrap());
     drop(Catalog::open(directory.path()).unwrap());
 }
@@ -200,7 +256,12 @@ fn a_second_opening_is_a_conflict_and_closing_ends_it() {
 #[test]
 fn a_newer_or_foreign_database_is_refused_and_left_alone() {
     let (directory, catalog) = open();
-    catalog.transact(|txn| Ok(txn.put(keys::FORMAT, br#"{"v":2,"new":"thing"}"#.to_vec()))).unwrap();
+    catalog
+        .transact(|txn| {
+            txn.put(keys::FORMAT, br#"{"v":2,"new":"thing"}"#.to_vec());
+            Ok(())
+        })
+        .unwrap();
     catalog.close();
     for _ in 0..2 {
         let error = Catalog::open(directory.path()).err().unwrap();
@@ -208,10 +269,18 @@ fn a_newer_or_foreign_database_is_refused_and_left_alone() {
         assert!(error.chain().contains("version 2"), "{}", error.chain());
     }
     let (directory, catalog) = open();
-    catalog.transact(|txn| Ok(txn.delete(keys::FORMAT))).unwrap();
+    catalog
+        .transact(|txn| {
+            txn.delete(keys::FORMAT);
+            Ok(())
+        })
+        .unwrap();
     put(&catalog, b"other", b"x").unwrap();
     catalog.close();
-    assert_eq!(Catalog::open(directory.path()).err().unwrap().kind(), Kind::Corrupt);
+    assert_eq!(
+        Catalog::open(directory.path()).err().unwrap().kind(),
+        Kind::Corrupt
+    );
 }
 
 #[test]
@@ -219,12 +288,33 @@ fn rows_are_json_with_a_version() {
     let encoded = keys::encode(&row(Some(sealed(3, 4)))).unwrap();
     let shown = r#"{"v":1,"log":1,"parent":{"map":3,"lsn":4,"length_bytes":4096},"length_bytes":4096,"created_ms":1}"#;
     assert_eq!(String::from_utf8(encoded.clone()).unwrap(), shown);
-    assert_eq!(keys::decode::<MapRow>(b"k", &encoded).unwrap(), row(Some(sealed(3, 4))));
+    assert_eq!(
+        keys::decode::<MapRow>(b"k", &encoded).unwrap(),
+        row(Some(sealed(3, 4)))
+    );
     let newer = shown.replace("\"v\":1", "\"v\":2");
-    assert_eq!(keys::decode::<MapRow>(b"k", newer.as_bytes()).unwrap_err().kind(), Kind::Unsupported);
-    assert_eq!(keys::decode::<MapRow>(b"k", b"{\"v\":1}").unwrap_err().kind(), Kind::Corrupt);
-    assert_eq!(keys::decode::<MapRow>(b"k", b"\xff").unwrap_err().kind(), Kind::Corrupt);
-    assert_eq!(keys::decode::<MapRow>(b"k", br#"{"log":1}"#).unwrap_err().kind(), Kind::Corrupt);
+    assert_eq!(
+        keys::decode::<MapRow>(b"k", newer.as_bytes())
+            .unwrap_err()
+            .kind(),
+        Kind::Unsupported
+    );
+    assert_eq!(
+        keys::decode::<MapRow>(b"k", b"{\"v\":1}")
+            .unwrap_err()
+            .kind(),
+        Kind::Corrupt
+    );
+    assert_eq!(
+        keys::decode::<MapRow>(b"k", b"\xff").unwrap_err().kind(),
+        Kind::Corrupt
+    );
+    assert_eq!(
+        keys::decode::<MapRow>(b"k", br#"{"log":1}"#)
+            .unwrap_err()
+            .kind(),
+        Kind::Corrupt
+    );
 }
 
 #[test]
@@ -245,7 +335,10 @@ fn map_ids_are_never_given_twice() {
             })
         })
         .collect();
-    let ids: Vec<u64> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    let ids: Vec<u64> = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().unwrap())
+        .collect();
     let distinct: BTreeSet<_> = ids.iter().collect();
     assert_eq!(distinct.len(), ids.len());
     let last = ids.iter().max().copied().unwrap();
@@ -267,7 +360,10 @@ fn map_ids_are_never_given_twice() {
     catalog.map_ids(1).unwrap();
     catalog.close();
     let catalog = Catalog::open(directory.path()).unwrap();
-    assert_eq!(catalog.unfinished().unwrap(), unfinished.end..unfinished.end + 256);
+    assert_eq!(
+        catalog.unfinished().unwrap(),
+        unfinished.end..unfinished.end + 256
+    );
 }
 
 #[test]
@@ -282,8 +378,15 @@ fn the_last_unpin_of_a_cut_makes_its_map_loose() {
             txn.pin(MapId(7), HEAD, "volume:v")
         })
         .unwrap();
-    assert_eq!(catalog.cuts(MapId(7)).unwrap(), BTreeSet::from([Lsn(5), Lsn(6), HEAD]));
-    let unpin = |lsn, holder: &'static str| catalog.transact(move |txn| txn.unpin(MapId(7), lsn, holder)).unwrap();
+    assert_eq!(
+        catalog.cuts(MapId(7)).unwrap(),
+        BTreeSet::from([Lsn(5), Lsn(6), HEAD])
+    );
+    let unpin = |lsn, holder: &'static str| {
+        catalog
+            .transact(move |txn| txn.unpin(MapId(7), lsn, holder))
+            .unwrap();
+    };
     unpin(Lsn(5), "object:a/b#1");
     assert!(catalog.loose().unwrap().is_empty());
     assert!(catalog.has_pin(MapId(7), Lsn(5)).unwrap());
@@ -293,16 +396,30 @@ fn the_last_unpin_of_a_cut_makes_its_map_loose() {
 
     // A sweep that saw other cuts than there are now has to be done again.
     let saw = BTreeSet::from([Lsn(5), Lsn(6), HEAD]);
-    assert!(!catalog.transact(move |txn| txn.swept(MapId(7), &saw)).unwrap());
+    assert!(
+        !catalog
+            .transact(move |txn| txn.swept(MapId(7), &saw))
+            .unwrap()
+    );
     let saw = BTreeSet::from([Lsn(6), HEAD]);
-    assert!(catalog.transact(move |txn| txn.swept(MapId(7), &saw)).unwrap());
+    assert!(
+        catalog
+            .transact(move |txn| txn.swept(MapId(7), &saw))
+            .unwrap()
+    );
     assert!(catalog.loose().unwrap().is_empty());
     assert!(catalog.map(MapId(7)).unwrap().is_some());
     unpin(Lsn(6), "snapshot:s");
     unpin(HEAD, "volume:v");
-    assert!(catalog.transact(|txn| txn.swept(MapId(7), &BTreeSet::new())).unwrap());
+    assert!(
+        catalog
+            .transact(|txn| txn.swept(MapId(7), &BTreeSet::new()))
+            .unwrap()
+    );
     assert!(catalog.map(MapId(7)).unwrap().is_none() && catalog.loose().unwrap().is_empty());
-    let error = catalog.transact(|txn| txn.pin(MapId(7), Lsn(1), "object:x")).unwrap_err();
+    let error = catalog
+        .transact(|txn| txn.pin(MapId(7), Lsn(1), "object:x"))
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
 }
 
@@ -343,7 +460,10 @@ fn a_map_holds_its_parent_and_borrows_while_it_has_a_row() {
                 txn.put_map(MapId(map), &row(None))?;
                 txn.pin(MapId(map), Lsn(9), "image:i")?;
             }
-            let child = MapRow { borrows: vec![sealed(2, 9), sealed(1, 9)], ..row(Some(sealed(1, 9))) };
+            let child = MapRow {
+                borrows: vec![sealed(2, 9), sealed(1, 9)],
+                ..row(Some(sealed(1, 9)))
+            };
             txn.put_map(MapId(4), &child)?;
             txn.pin(MapId(4), HEAD, "volume:v")?;
             for map in [1, 2, 3] {
@@ -354,7 +474,9 @@ fn a_map_holds_its_parent_and_borrows_while_it_has_a_row() {
         .unwrap();
     assert_eq!(catalog.loose().unwrap(), [MapId(3)]);
     // Folded: what it no longer names is let go, what it still names stays.
-    catalog.transact(|txn| txn.put_map(MapId(4), &row(Some(sealed(1, 9))))).unwrap();
+    catalog
+        .transact(|txn| txn.put_map(MapId(4), &row(Some(sealed(1, 9)))))
+        .unwrap();
     assert_eq!(catalog.loose().unwrap(), [MapId(2), MapId(3)]);
     catalog
         .transact(|txn| {
@@ -363,7 +485,9 @@ fn a_map_holds_its_parent_and_borrows_while_it_has_a_row() {
         })
         .unwrap();
     assert_eq!(catalog.loose().unwrap(), [MapId(1), MapId(2), MapId(3)]);
-    let error = catalog.transact(|txn| txn.put_map(MapId(5), &row(Some(sealed(99, 1))))).unwrap_err();
+    let error = catalog
+        .transact(|txn| txn.put_map(MapId(5), &row(Some(sealed(99, 1)))))
+        .unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(catalog.map(MapId(5)).unwrap().is_none());
 }

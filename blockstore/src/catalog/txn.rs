@@ -23,7 +23,12 @@ pub(crate) struct Txn<'a> {
 
 impl<'a> Txn<'a> {
     pub(super) fn new(database: &'a DB, batch: &'a Overlay, seq_next: u64) -> Self {
-        Self { database, batch, own: Overlay::new(), seq_next }
+        Self {
+            database,
+            batch,
+            own: Overlay::new(),
+            seq_next,
+        }
     }
 
     /// What it changed, and the journal number to go on with.
@@ -35,7 +40,10 @@ impl<'a> Txn<'a> {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         match self.own.get(key).or_else(|| self.batch.get(key)) {
             Some(changed) => Ok(changed.clone()),
-            None => self.database.get(key).map_err(|cause| failed("read a row of the catalog", cause)),
+            None => self
+                .database
+                .get(key)
+                .map_err(|cause| failed("read a row of the catalog", cause)),
         }
     }
 
@@ -69,7 +77,9 @@ impl<'a> Txn<'a> {
                     stored.next();
                 }
                 (Some(_), next) => {
-                    let Some((key, value)) = changed.next() else { break };
+                    let Some((key, value)) = changed.next() else {
+                        break;
+                    };
                     if next.is_some_and(|(stored_key, _)| stored_key == key) {
                         stored.next();
                     }
@@ -84,7 +94,9 @@ impl<'a> Txn<'a> {
                 (None, None) => break,
             }
         }
-        stored.status().map_err(|cause| failed("scan the catalog", cause))?;
+        stored
+            .status()
+            .map_err(|cause| failed("scan the catalog", cause))?;
         Ok(rows)
     }
 
@@ -92,7 +104,8 @@ impl<'a> Txn<'a> {
     pub(super) fn any(&self, prefix: &[u8]) -> Result<bool> {
         let own = within(&self.own, prefix).any(|(_, value)| value.is_some());
         let batch = || {
-            within(self.batch, prefix).any(|(key, value)| value.is_some() && !self.own.contains_key(key))
+            within(self.batch, prefix)
+                .any(|(key, value)| value.is_some() && !self.own.contains_key(key))
         };
         if own || batch() {
             return Ok(true);
@@ -119,8 +132,13 @@ impl<'a> Txn<'a> {
     }
 }
 
-fn within<'a>(overlay: &'a Overlay, prefix: &[u8]) -> impl Iterator<Item = (&'a [u8], &'a Option<Vec<u8>>)> {
+fn within<'a>(
+    overlay: &'a Overlay,
+    prefix: &[u8],
+) -> impl Iterator<Item = (&'a [u8], &'a Option<Vec<u8>>)> {
     let end = keys::behind(prefix);
     let end = end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-    overlay.range::<[u8], _>((Bound::Included(prefix), end)).map(|(key, value)| (key.as_slice(), value))
+    overlay
+        .range::<[u8], _>((Bound::Included(prefix), end))
+        .map(|(key, value)| (key.as_slice(), value))
 }

@@ -5,7 +5,7 @@
 //! 2. A birth that a write supersedes is dead unless a seal lies between the two.
 
 use super::{Dead, Engine, Inner, Operation, leaf_of, lock};
-use crate::catalog::HEAD;
+use crate::catalog::{HEAD, MapRow};
 use crate::index::Location;
 use crate::index::leaf::{Leaf, Slot};
 use crate::valuelog::Room;
@@ -124,10 +124,17 @@ impl Inner {
         }
         let gone = || Error::new(Kind::NotFound, Subject::Volume, format!("no writable map {map}"));
         let row = self.names.map(map)?.ok_or_else(gone)?;
-        let mut seals = self.names.cuts(map)?;
-        if !seals.remove(&HEAD) {
+        if !self.names.cuts(map)?.contains(&HEAD) {
             return Err(gone());
         }
+        self.load_head(map, row)
+    }
+
+    /// The head of a volume, also of one that was removed and whose seals live on: its tail of the log
+    /// must be replayed as it was written.
+    fn load_head(&self, map: MapId, row: MapRow) -> Result<Head> {
+        let mut seals = self.names.cuts(map)?;
+        seals.remove(&HEAD);
         let state = HeadState {
             log: row.log,
             parent: row.parent,
@@ -153,9 +160,18 @@ impl Inner {
         Ok([held, stored, below].into_iter().flatten().min())
     }
 
+    fn replay_head(&self, map: MapId) -> Result<Head> {
+        if let Some(head) = lock(&self.heads).get(&map) {
+            return Ok(head.clone());
+        }
+        let row = self.names.map(map)?;
+        let row = row.ok_or_else(|| Error::new(Kind::Corrupt, Subject::Volume, format!("{map} lost its row")))?;
+        self.load_head(map, row)
+    }
+
     /// Replays a write read back from the log.
     pub(super) fn replay_write(&self, entry: &LogEntry, location: Location, end: Position) -> Result<()> {
-        let head = self.head(entry.map)?;
+        let head = self.replay_head(entry.map)?;
         let mut state = lock(&head.state);
         let slot = Slot::Born(entry.birth(0));
         let dead = state.show(self, entry.map, entry.block, u64::from(entry.count), slot, entry.lsn)?;
@@ -168,7 +184,7 @@ impl Inner {
 
     /// Replays a zero, seal or resize read back from the log.
     pub(super) fn replay_mark(&self, entry: &LogEntry, end: Position) -> Result<()> {
-        let head = self.head(entry.map)?;
+        let head = self.replay_head(entry.map)?;
         let mut state = lock(&head.state);
         let operation = if entry.kind == EntryKind::Zero {
             self.zero_operation(head.map, &mut state, entry.lsn, entry.block, entry.argument)?
@@ -237,17 +253,27 @@ impl Inner {
             argument,
             checks: Vec::new(),
         };
+        let (log, map) = (state.log, head.map);
+        let mut shown = Ok(());
         // Seals and zeroes free or keep data; on a full disk they must still go through.
-        let operation = match kind {
-            EntryKind::Seal => Operation::Seal { log: state.log, lsn, map: head.map },
-            EntryKind::Zero => self.zero_operation(head.map, state, lsn, block, argument)?,
-            EntryKind::Start | EntryKind::Write | EntryKind::Resize | EntryKind::Move => {
-                Operation::Mark { log: state.log, lsn }
-            }
-        };
         let end = self.log.append(vec![entry], &[], Room::Reserve, |appended, _| {
+            let operation = match kind {
+                EntryKind::Seal => Operation::Seal { log, lsn, map },
+                EntryKind::Zero => match self.zero_operation(map, state, lsn, block, argument) {
+                    Ok(operation) => operation,
+                    Err(failure) => {
+                        shown = Err(failure);
+                        Operation::Mark { log, lsn }
+                    }
+                },
+                EntryKind::Start | EntryKind::Write | EntryKind::Resize | EntryKind::Move => Operation::Mark { log, lsn },
+            };
             self.queue(appended.end, vec![operation]);
         })?;
+        if let Err(failure) = shown {
+            // The log says so and the index cannot follow: only an opening can bring them together.
+            return Err(self.log.refuse("read the index", failure));
+        }
         state.next = Lsn(lsn.0 + 1);
         Ok((lsn, end))
     }
@@ -318,7 +344,8 @@ impl Engine {
             inner.queue(appended.end, operations);
         })?;
         state.next = lsn;
-        shown
+        // The log says so and the index cannot follow: only an opening can bring them together.
+        shown.map_err(|failure| inner.log.refuse("read the index", failure))
     }
 
     /// Writes any range: the blocks that it cuts are read, merged and written whole, under one lock.

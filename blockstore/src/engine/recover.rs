@@ -1,6 +1,6 @@
 //! Opening: reads back what the log holds beyond the index, cuts what never was synced, refuses rot.
 //!
-//! 1. Everything up to the first invalid batch counts; the rest is cut and never returns (the segment is
+//! 1. Everything up to the first invalid batch or missing segment counts; the rest is cut and never returns (the segment is
 //!    sealed, new segments carry a new boot number).
 //! 2. Some valid header, or the index, says that more had been synced than is valid: that is rot, and
 //!    opening is refused.
@@ -8,7 +8,6 @@
 //!    after a failed sync the page cache proves nothing.
 
 use super::{Engine, Inner, Operation, Position};
-use crate::catalog::HEAD;
 use crate::index::{Index, Location};
 use crate::valuelog::disk::{Disk, DiskFile};
 use crate::valuelog::format::{Batch, EntryKind, Footer};
@@ -85,6 +84,14 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
         claimed = scan.batches.iter().map(|batch| batch.synced).fold(claimed, Position::max);
         if scan.rot {
             return Err(rot(segment, scan.end));
+        }
+        // A segment of the same boot that vanished took the order of things with it.
+        let follows = segment == scan.header.first
+            // The covered segment itself may have been collected since.
+            || segment.0 <= covered.segment.0 + 1
+            || valid.last().is_some_and(|last| last.segment.0 + 1 == segment.0);
+        if !follows {
+            cut.get_or_insert(Position { segment, offset: 0 });
         }
         if cut.is_some() {
             behind_cut.push(segment);
@@ -171,13 +178,12 @@ impl Engine {
                     inner.queue(end, vec![operation]);
                     continue;
                 }
-                // None: no row; Some(true): writable.
+                // None: no row; Some(true): a volume's, written through its head.
                 let known = match rows.get(&entry.map) {
                     Some(known) => *known,
                     None => {
                         let row = inner.names.map(entry.map)?;
-                        let writable = row.is_some() && inner.names.cuts(entry.map)?.contains(&HEAD);
-                        *rows.entry(entry.map).or_insert(row.map(|_| writable))
+                        *rows.entry(entry.map).or_insert(row.map(|row| row.log.0 == entry.map.0))
                     }
                 };
                 inner.replay_entry(entry, known, batch.at.segment, offset, end)?;
@@ -185,6 +191,8 @@ impl Engine {
             while lock_len(inner) > super::QUEUE_MAX && inner.apply_ready()? {}
         }
         while inner.apply_ready()? {}
+        // Heads of removed volumes served the replay only.
+        super::lock(&inner.heads).clear();
         super::lock(&inner.progress).applied = upto;
         if any { inner.checkpoint() } else { Ok(()) }
     }

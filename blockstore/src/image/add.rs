@@ -14,10 +14,10 @@ use super::digest::image_id;
 use super::qcow2::Qcow2;
 use super::run::{ImageFile, Run};
 use super::{ImageInfo, raw, row};
+use crate::View;
 use crate::catalog::{MapRow, Txn, keys};
 use crate::object::row::ObjectRow;
 use crate::object::{Body, Copied, Object, Piece, ReadAt};
-use crate::View;
 use crate::volume::{Extent, VOLUME_BYTES_MAX};
 use crate::{BLOCK, Entry, Error, Kind, Result, SealedMap, Store, Subject, Who, clock};
 
@@ -46,7 +46,10 @@ struct Built {
 enum Outcome {
     Added(ImageInfo),
     /// The image was there already; whether it got a name by this.
-    Known { image: ImageInfo, named: bool },
+    Known {
+        image: ImageInfo,
+        named: bool,
+    },
     /// The object does not show what was read any more.
     Replaced,
 }
@@ -59,7 +62,13 @@ impl Store {
     /// written and why, and what a person should know of the file. Conflict if the name stands for
     /// another image, or the object is replaced meanwhile; Invalid for a malformed file, Unsupported
     /// with the feature's name for one that this release does not read.
-    pub fn image_add(&self, who: &Who, bucket: &str, key: &str, name: &str) -> Result<(ImageInfo, Copied)> {
+    pub fn image_add(
+        &self,
+        who: &Who,
+        bucket: &str,
+        key: &str,
+        name: &str,
+    ) -> Result<(ImageInfo, Copied)> {
         row::check_name(name)?;
         self.shared.engine.admit_write()?;
         // Held to the end: what it reads is not swept while it lives.
@@ -72,25 +81,52 @@ impl Store {
         }
         let built = source.build().map_err(in_object)?;
         let copied = built.copied.clone();
-        match self.commit(who, source.image_info(&id, name, built.sealed), &source.object, built)? {
+        match self.commit(
+            who,
+            source.image_info(&id, name, built.sealed),
+            &source.object,
+            built,
+        )? {
             Outcome::Added(image) => Ok((image, copied)),
-            Outcome::Known { image, named } => Ok((image.clone(), source.known(&image, named, name))),
+            Outcome::Known { image, named } => {
+                Ok((image.clone(), source.known(&image, named, name)))
+            }
             Outcome::Replaced => Err(replaced(&object)),
         }
     }
 
     /// The image `id`, if there is one, now called `name` too; and whether it was not before.
-    fn name_known(&self, who: &Who, id: &str, name: &str, uri: String) -> Result<Option<(ImageInfo, bool)>> {
+    fn name_known(
+        &self,
+        who: &Who,
+        id: &str,
+        name: &str,
+        uri: String,
+    ) -> Result<Option<(ImageInfo, bool)>> {
         let (who, id, name) = (who.clone(), id.to_owned(), name.to_owned());
-        self.shared.catalog.transact(move |txn| name_known(txn, &who, &id, &name, &uri))
+        self.shared
+            .catalog
+            .transact(move |txn| name_known(txn, &who, &id, &name, &uri))
     }
 
-    fn commit(&self, who: &Who, image: ImageInfo, object: &Object, built: Built) -> Result<Outcome> {
-        let Built { sealed, new, copied } = built;
+    fn commit(
+        &self,
+        who: &Who,
+        image: ImageInfo,
+        object: &Object,
+        built: Built,
+    ) -> Result<Outcome> {
+        let Built {
+            sealed,
+            new,
+            copied,
+        } = built;
         let map_row = new.clone();
         let (who, object) = (who.clone(), object.clone());
         let outcome = self.shared.catalog.transact(move |txn| {
-            if let Some((image, named)) = name_known(txn, &who, &image.id, &image.names[0], &image.source)? {
+            if let Some((image, named)) =
+                name_known(txn, &who, &image.id, &image.names[0], &image.source)?
+            {
                 return Ok(Outcome::Known { image, named });
             }
             if !still_shows(txn, &object)? {
@@ -102,7 +138,10 @@ impl Store {
             txn.pin(sealed.map, sealed.lsn, &row::holder(&image.id))?;
             row::claim(txn, &image.names[0], &image.id)?;
             row::put(txn, &image)?;
-            let mut detail = format!("called {}, from {} ({})", image.names[0], image.source, image.format);
+            let mut detail = format!(
+                "called {}, from {} ({})",
+                image.names[0], image.source, image.format
+            );
             if !copied.why.is_empty() {
                 detail = format!("{detail}: {}", copied.why);
             }
@@ -122,8 +161,8 @@ impl Store {
     }
 
     /// Leaves a composed map to the sweeper, without what it borrowed.
-    fn discard(&self, sealed: SealedMap, map_row: MapRow) {
-        let map_row = MapRow { borrows: Vec::new(), ..map_row };
+    fn discard(&self, sealed: SealedMap, mut map_row: MapRow) {
+        map_row.borrows.clear();
         let left = self.shared.catalog.transact(move |txn| {
             txn.put_map(sealed.map, &map_row)?;
             txn.loosen(sealed.map);
@@ -132,7 +171,9 @@ impl Store {
         match left {
             Ok(()) => self.shared.engine.sweep_soon(),
             // The next opening finds it among the maps without a row.
-            Err(error) => tracing::warn!(map = %sealed.map, error = error.chain(), "an unneeded map stays until the store is opened again"),
+            Err(error) => {
+                tracing::warn!(map = %sealed.map, error = error.chain(), "an unneeded map stays until the store is opened again");
+            }
         }
     }
 }
@@ -149,12 +190,26 @@ impl<'a> Source<'a> {
         };
         let pieces = match &object.body {
             Body::Inline => Vec::new(),
-            Body::Map(sealed) => vec![Piece { sealed: *sealed, offset_bytes: 0, length_bytes: sealed.length_bytes }],
+            Body::Map(sealed) => vec![Piece {
+                sealed: *sealed,
+                offset_bytes: 0,
+                length_bytes: sealed.length_bytes,
+            }],
             Body::Concat(pieces) => pieces.clone(),
         };
-        let source = Self { store, object, pieces, image: ImageFile { file, packing }, disk };
+        let source = Self {
+            store,
+            object,
+            pieces,
+            image: ImageFile { file, packing },
+            disk,
+        };
         match source.disk_bytes() {
-            0 => Err(Error::new(Kind::Invalid, Subject::Image, "its disk has 0 bytes")),
+            0 => Err(Error::new(
+                Kind::Invalid,
+                Subject::Image,
+                "its disk has 0 bytes",
+            )),
             bytes if bytes > VOLUME_BYTES_MAX => Err(Error::new(
                 Kind::Unsupported,
                 Subject::Image,
@@ -194,7 +249,12 @@ impl<'a> Source<'a> {
             Disk::Raw if self.pieces.is_empty() => Box::new(raw::whole(self.disk_bytes())),
             Disk::Raw => {
                 let mut open: Option<(SealedMap, View)> = None;
-                Box::new(raw::runs(&self.pieces, move |piece, offset, length, max| self.extents(&mut open, piece, offset, length, max)))
+                Box::new(raw::runs(
+                    &self.pieces,
+                    move |piece, offset, length, max| {
+                        self.extents(&mut open, piece, offset, length, max)
+                    },
+                ))
             }
         }
     }
@@ -212,33 +272,66 @@ impl<'a> Source<'a> {
         {
             return view.extents(offset, length, max);
         }
-        let view = self.store.shared.engine.view(piece.sealed).map_err(|error| match error.kind() {
-            Kind::NotFound => replaced(&self.object),
-            _ => error,
-        })?;
-        open.insert((piece.sealed, view)).1.extents(offset, length, max)
+        let view = self
+            .store
+            .shared
+            .engine
+            .view(piece.sealed)
+            .map_err(|error| match error.kind() {
+                Kind::NotFound => replaced(&self.object),
+                _ => error,
+            })?;
+        open.insert((piece.sealed, view))
+            .1
+            .extents(offset, length, max)
     }
 
     fn build(&self) -> Result<Built> {
         let length_bytes = self.length_bytes();
         if let (Disk::Raw, Some(sealed)) = (&self.disk, whole_map(&self.pieces)) {
-            let sealed = SealedMap { length_bytes, ..sealed };
-            let copied = Copied { shared_bytes: length_bytes, rewritten_bytes: 0, why: self.remarks(None) };
-            return Ok(Built { sealed, new: None, copied });
+            let sealed = SealedMap {
+                length_bytes,
+                ..sealed
+            };
+            let copied = Copied {
+                shared_bytes: length_bytes,
+                rewritten_bytes: 0,
+                why: self.remarks(None),
+            };
+            return Ok(Built {
+                sealed,
+                new: None,
+                copied,
+            });
         }
         let mut composer = self.store.shared.engine.composer()?;
         let tally = compose(&mut composer, &self.pieces, self.image, self.runs())?;
         let (sealed, map_row) = composer.finish(length_bytes)?;
-        let copied =
-            Copied { shared_bytes: tally.shared_bytes, rewritten_bytes: tally.written_bytes, why: self.remarks(Some(&tally)) };
-        Ok(Built { sealed, new: Some(map_row), copied })
+        let copied = Copied {
+            shared_bytes: tally.shared_bytes,
+            rewritten_bytes: tally.written_bytes,
+            why: self.remarks(Some(&tally)),
+        };
+        Ok(Built {
+            sealed,
+            new: Some(map_row),
+            copied,
+        })
     }
 
     /// What there is to say: why bytes were written, and what a person should know of the file.
     fn remarks(&self, tally: Option<&Tally>) -> String {
-        let mut remarks: Vec<String> = tally.map(Tally::why).filter(|why| !why.is_empty()).into_iter().collect();
+        let mut remarks: Vec<String> = tally
+            .map(Tally::why)
+            .filter(|why| !why.is_empty())
+            .into_iter()
+            .collect();
         if self.length_bytes() != self.disk_bytes() {
-            remarks.push(format!("its {} bytes are rounded up to {}", self.disk_bytes(), self.length_bytes()));
+            remarks.push(format!(
+                "its {} bytes are rounded up to {}",
+                self.disk_bytes(),
+                self.length_bytes()
+            ));
         }
         if let Disk::Qcow2(qcow2) = &self.disk {
             remarks.extend_from_slice(&qcow2.header().notes);
@@ -252,9 +345,15 @@ impl<'a> Source<'a> {
         let why = if named {
             format!("the same bytes are image {id} already: it got the name, nothing else was kept")
         } else {
-            format!("the same bytes are image {id} already, which is called {name}: nothing was changed")
+            format!(
+                "the same bytes are image {id} already, which is called {name}: nothing was changed"
+            )
         };
-        Copied { shared_bytes: if named { image.length_bytes } else { 0 }, rewritten_bytes: 0, why }
+        Copied {
+            shared_bytes: if named { image.length_bytes } else { 0 },
+            rewritten_bytes: 0,
+            why,
+        }
     }
 
     fn image_info(&self, id: &str, name: &str, sealed: SealedMap) -> ImageInfo {
@@ -274,11 +373,18 @@ impl<'a> Source<'a> {
 /// last block holds zeroes; behind the end of a piece it may hold anything.
 fn whole_map(pieces: &[Piece]) -> Option<SealedMap> {
     let [piece] = pieces else { return None };
-    let ends_well = piece.length_bytes == piece.sealed.length_bytes || piece.length_bytes % BLOCK as u64 == 0;
+    let ends_well =
+        piece.length_bytes == piece.sealed.length_bytes || piece.length_bytes % BLOCK as u64 == 0;
     (piece.offset_bytes == 0 && ends_well).then_some(piece.sealed)
 }
 
-fn name_known(txn: &mut Txn<'_>, who: &Who, id: &str, name: &str, uri: &str) -> Result<Option<(ImageInfo, bool)>> {
+fn name_known(
+    txn: &mut Txn<'_>,
+    who: &Who,
+    id: &str,
+    name: &str,
+    uri: &str,
+) -> Result<Option<(ImageInfo, bool)>> {
     let Some(mut image) = row::by_id(txn, id)? else {
         return Ok(None);
     };
@@ -287,7 +393,12 @@ fn name_known(txn: &mut Txn<'_>, who: &Who, id: &str, name: &str, uri: &str) -> 
         image.names.push(name.into());
         row::put(txn, &image)?;
         let detail = format!("called {name} too: {uri} has the same bytes");
-        txn.journal(who, Entry::new("image.named", id).bytes("shared", image.length_bytes).detail(detail))?;
+        txn.journal(
+            who,
+            Entry::new("image.named", id)
+                .bytes("shared", image.length_bytes)
+                .detail(detail),
+        )?;
     }
     Ok(Some((image, named)))
 }
@@ -295,23 +406,37 @@ fn name_known(txn: &mut Txn<'_>, who: &Who, id: &str, name: &str, uri: &str) -> 
 /// Whether the object still has the body that was read, and so its pins.
 fn still_shows(txn: &Txn<'_>, object: &Object) -> Result<bool> {
     let key = keys::object(&object.bucket, &object.key);
-    let current = txn.get(&key)?.map(|value| keys::decode::<ObjectRow>(&key, &value)).transpose()?;
-    Ok(object.body == Body::Inline || current.is_some_and(|current| current.object.body == object.body))
+    let current = txn
+        .get(&key)?
+        .map(|value| keys::decode::<ObjectRow>(&key, &value))
+        .transpose()?;
+    Ok(object.body == Body::Inline
+        || current.is_some_and(|current| current.object.body == object.body))
 }
 
 fn replaced(object: &Object) -> Error {
-    let text = format!("s3://{}/{} was removed or replaced while it was read: try again", object.bucket, object.key);
+    let text = format!(
+        "s3://{}/{} was removed or replaced while it was read: try again",
+        object.bucket, object.key
+    );
     Error::new(Kind::Conflict, Subject::Image, text)
 }
 
 /// Says of which object a malformed or unsupported file is.
 fn in_object(object: &Object, error: Error) -> Error {
     match error.kind() {
-        kind @ (Kind::Invalid | Kind::Unsupported) if error.subject() == Subject::Image => Error::new(
-            kind,
-            Subject::Image,
-            format!("cannot make an image of s3://{}/{}: {}", object.bucket, object.key, error.chain()),
-        ),
+        kind @ (Kind::Invalid | Kind::Unsupported) if error.subject() == Subject::Image => {
+            Error::new(
+                kind,
+                Subject::Image,
+                format!(
+                    "cannot make an image of s3://{}/{}: {}",
+                    object.bucket,
+                    object.key,
+                    error.chain()
+                ),
+            )
+        }
         _ => error,
     }
 }
@@ -324,8 +449,16 @@ mod tests {
 
     #[test]
     fn only_a_piece_with_a_clean_end_is_a_map_by_itself() {
-        let sealed = SealedMap { map: MapId(1), lsn: Lsn(9), length_bytes: 10_000 };
-        let piece = |offset_bytes, length_bytes| Piece { sealed, offset_bytes, length_bytes };
+        let sealed = SealedMap {
+            map: MapId(1),
+            lsn: Lsn(9),
+            length_bytes: 10_000,
+        };
+        let piece = |offset_bytes, length_bytes| Piece {
+            sealed,
+            offset_bytes,
+            length_bytes,
+        };
         assert_eq!(whole_map(&[piece(0, 10_000)]), Some(sealed));
         assert_eq!(whole_map(&[piece(0, 8192)]), Some(sealed));
         assert_eq!(whole_map(&[piece(0, 8000)]), None);

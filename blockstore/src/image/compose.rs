@@ -19,13 +19,25 @@ const ZEROES: [u8; BLOCK] = [0; BLOCK];
 /// What an image's map is made on.
 pub(crate) trait Target {
     /// Shows the births of `from`; everything is a multiple of 4096.
-    fn show(&mut self, guest_offset: u64, length: u64, from: SealedMap, from_offset: u64) -> Result<()>;
+    fn show(
+        &mut self,
+        guest_offset: u64,
+        length: u64,
+        from: SealedMap,
+        from_offset: u64,
+    ) -> Result<()>;
     /// Writes whole blocks anew.
     fn write(&mut self, guest_offset: u64, bytes: &[u8]) -> Result<()>;
 }
 
 impl Target for Composer {
-    fn show(&mut self, guest_offset: u64, length: u64, from: SealedMap, from_offset: u64) -> Result<()> {
+    fn show(
+        &mut self,
+        guest_offset: u64,
+        length: u64,
+        from: SealedMap,
+        from_offset: u64,
+    ) -> Result<()> {
         Composer::show(self, guest_offset, length, from, from_offset)
     }
 
@@ -57,8 +69,18 @@ pub(crate) fn compose(
     image: ImageFile<'_>,
     runs: impl Iterator<Item = Result<Run>>,
 ) -> Result<Tally> {
-    let blocks = Blocks { target, start: 0, bytes: Vec::new(), written_bytes: 0 };
-    let mut composing = Composing { blocks, pieces: Pieces::new(pieces), reader: image.reader()?, tally: Tally::default() };
+    let blocks = Blocks {
+        target,
+        start: 0,
+        bytes: Vec::new(),
+        written_bytes: 0,
+    };
+    let mut composing = Composing {
+        blocks,
+        pieces: Pieces::new(pieces),
+        reader: image.reader()?,
+        tally: Tally::default(),
+    };
     let mut cluster = Vec::new();
     for run in runs {
         let run = run?;
@@ -72,7 +94,10 @@ pub(crate) fn compose(
         }
     }
     composing.blocks.flush()?;
-    Ok(Tally { written_bytes: composing.blocks.written_bytes, ..composing.tally })
+    Ok(Tally {
+        written_bytes: composing.blocks.written_bytes,
+        ..composing.tally
+    })
 }
 
 struct Composing<'a, T> {
@@ -94,14 +119,27 @@ impl<T: Target> Composing<'_, T> {
             };
             let length = left.min(found.length);
             let guest = run.guest_offset + skip;
-            let (first, last) = (guest.next_multiple_of(BLOCK_BYTES), (guest + length) / BLOCK_BYTES * BLOCK_BYTES);
+            let (first, last) = (
+                guest.next_multiple_of(BLOCK_BYTES),
+                (guest + length) / BLOCK_BYTES * BLOCK_BYTES,
+            );
             if guest % BLOCK_BYTES == found.map_offset % BLOCK_BYTES && first < last {
                 self.tally.unaligned_bytes += length - (last - first);
                 self.copy(run, skip, first - guest, &mut buffer)?;
                 self.blocks.flush()?;
-                self.blocks.target.show(first, last - first, found.sealed, found.map_offset + (first - guest))?;
+                self.blocks.target.show(
+                    first,
+                    last - first,
+                    found.sealed,
+                    found.map_offset + (first - guest),
+                )?;
                 self.tally.shared_bytes += last - first;
-                self.copy(run, skip + (last - guest), guest + length - last, &mut buffer)?;
+                self.copy(
+                    run,
+                    skip + (last - guest),
+                    guest + length - last,
+                    &mut buffer,
+                )?;
             } else {
                 self.tally.unaligned_bytes += length;
                 self.copy(run, skip, length, &mut buffer)?;
@@ -149,7 +187,10 @@ impl<'a> Pieces<'a> {
     }
 
     fn at(&self, offset: u64) -> Option<Found> {
-        let index = self.starts.partition_point(|start| *start <= offset).checked_sub(1)?;
+        let index = self
+            .starts
+            .partition_point(|start| *start <= offset)
+            .checked_sub(1)?;
         let (piece, skip) = (&self.pieces[index], offset - self.starts[index]);
         (skip < piece.length_bytes).then(|| Found {
             sealed: piece.sealed,
@@ -171,13 +212,17 @@ struct Blocks<'a, T> {
 impl<T: Target> Blocks<'_, T> {
     fn put(&mut self, guest_offset: u64, bytes: &[u8]) -> Result<()> {
         let held_end = self.start + self.bytes.len() as u64;
-        assert!(guest_offset >= held_end || self.bytes.is_empty(), "guest offsets grow: {guest_offset} after {held_end}");
+        assert!(
+            guest_offset >= held_end || self.bytes.is_empty(),
+            "guest offsets grow: {guest_offset} after {held_end}"
+        );
         if self.bytes.is_empty() || guest_offset > held_end.next_multiple_of(BLOCK_BYTES) {
             self.flush()?;
             self.start = guest_offset / BLOCK_BYTES * BLOCK_BYTES;
         }
         let gap = guest_offset - self.start;
-        self.bytes.resize(usize::try_from(gap).unwrap_or(usize::MAX), 0);
+        self.bytes
+            .resize(usize::try_from(gap).unwrap_or(usize::MAX), 0);
         self.bytes.extend_from_slice(bytes);
         let whole = self.bytes.len() / BLOCK * BLOCK;
         if whole >= WRITE_BYTES {
@@ -190,12 +235,19 @@ impl<T: Target> Blocks<'_, T> {
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(BLOCK), 0);
         let mut at = 0;
-        for same in self.bytes.chunks_exact(BLOCK).collect::<Vec<_>>().chunk_by(|a, b| is_zero(a) == is_zero(b)) {
+        for same in self
+            .bytes
+            .chunks_exact(BLOCK)
+            .collect::<Vec<_>>()
+            .chunk_by(|a, b| is_zero(a) == is_zero(b))
+        {
             let length = same.len() * BLOCK;
             if !is_zero(same[0]) {
-                self.target.write(self.start + at as u64, &self.bytes[at..at + length])?;
+                self.target
+                    .write(self.start + at as u64, &self.bytes[at..at + length])?;
                 self.written_bytes += length as u64;
             }
             at += length;
@@ -219,10 +271,16 @@ impl Tally {
             many => reasons.push(format!("{many} compressed clusters unpacked")),
         }
         if self.unaligned_bytes > 0 {
-            reasons.push(format!("{} bytes lie off the 4 KiB grid of the object's maps", self.unaligned_bytes));
+            reasons.push(format!(
+                "{} bytes lie off the 4 KiB grid of the object's maps",
+                self.unaligned_bytes
+            ));
         }
         if self.inline_bytes > 0 {
-            reasons.push(format!("{} bytes of a small object lie in the catalog, not in a map", self.inline_bytes));
+            reasons.push(format!(
+                "{} bytes of a small object lie in the catalog, not in a map",
+                self.inline_bytes
+            ));
         }
         reasons.join("; ")
     }
@@ -231,7 +289,7 @@ impl Tally {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{Target, Tally, compose};
+    use super::{Tally, Target, compose};
     use crate::image::run::tests::Bytes;
     use crate::image::run::{ImageFile, Run, RunKind};
     use crate::object::Piece;
@@ -248,7 +306,11 @@ mod tests {
     impl Disk {
         fn put(&mut self, guest_offset: u64, bytes: &[u8]) {
             assert!(guest_offset >= self.end, "offsets grow");
-            assert!(guest_offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096) && !bytes.is_empty());
+            assert!(
+                guest_offset.is_multiple_of(4096)
+                    && bytes.len().is_multiple_of(4096)
+                    && !bytes.is_empty()
+            );
             self.end = guest_offset + bytes.len() as u64;
             let start = usize::try_from(guest_offset).unwrap();
             self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
@@ -256,7 +318,13 @@ mod tests {
     }
 
     impl Target for Disk {
-        fn show(&mut self, guest_offset: u64, length: u64, from: SealedMap, from_offset: u64) -> Result<()> {
+        fn show(
+            &mut self,
+            guest_offset: u64,
+            length: u64,
+            from: SealedMap,
+            from_offset: u64,
+        ) -> Result<()> {
             assert!(from_offset.is_multiple_of(4096));
             let start = usize::try_from(from_offset).unwrap();
             let map = &self.maps[usize::try_from(from.map.0).unwrap()];
@@ -277,10 +345,22 @@ mod tests {
         for (index, (offset, length)) in cuts.iter().enumerate() {
             let seed = index as u64 + 1;
             let map_bytes = (offset + length).next_multiple_of(4096);
-            let map: Vec<u8> = (0..map_bytes).map(|at| u8::try_from((at / 512 * 31 + at + seed) % 251).unwrap()).collect();
-            object.extend_from_slice(&map[usize::try_from(*offset).unwrap()..usize::try_from(offset + length).unwrap()]);
-            let sealed = SealedMap { map: MapId(index as u64), lsn: Lsn(1), length_bytes: map_bytes };
-            pieces.push(Piece { sealed, offset_bytes: *offset, length_bytes: *length });
+            let map: Vec<u8> = (0..map_bytes)
+                .map(|at| u8::try_from((at / 512 * 31 + at + seed) % 251).unwrap())
+                .collect();
+            object.extend_from_slice(
+                &map[usize::try_from(*offset).unwrap()..usize::try_from(offset + length).unwrap()],
+            );
+            let sealed = SealedMap {
+                map: MapId(index as u64),
+                lsn: Lsn(1),
+                length_bytes: map_bytes,
+            };
+            pieces.push(Piece {
+                sealed,
+                offset_bytes: *offset,
+                length_bytes: *length,
+            });
             maps.push(map);
         }
         (maps, pieces, object)
@@ -293,14 +373,24 @@ mod tests {
         let mut want = vec![0; rounded];
         for run in runs {
             if let RunKind::Stored { file_offset } = run.kind {
-                let (guest, from) = (usize::try_from(run.guest_offset).unwrap(), usize::try_from(file_offset).unwrap());
+                let (guest, from) = (
+                    usize::try_from(run.guest_offset).unwrap(),
+                    usize::try_from(file_offset).unwrap(),
+                );
                 let length = usize::try_from(run.length).unwrap();
                 want[guest..guest + length].copy_from_slice(&file[from..from + length]);
             }
         }
         let file = Bytes(file);
-        let mut disk = Disk { maps, bytes: vec![0; rounded], end: 0 };
-        let image = ImageFile { file: &file, packing: None };
+        let mut disk = Disk {
+            maps,
+            bytes: vec![0; rounded],
+            end: 0,
+        };
+        let image = ImageFile {
+            file: &file,
+            packing: None,
+        };
         let tally = compose(&mut disk, &pieces, image, runs.iter().copied().map(Ok)).unwrap();
         assert!(disk.bytes == want, "the composed disk differs");
         assert!(tally.shared_bytes + tally.written_bytes <= rounded as u64);
@@ -308,20 +398,33 @@ mod tests {
     }
 
     fn stored(guest_offset: u64, length: u64, file_offset: u64) -> Run {
-        Run { guest_offset, length, kind: RunKind::Stored { file_offset } }
+        Run {
+            guest_offset,
+            length,
+            kind: RunKind::Stored { file_offset },
+        }
     }
 
     #[test]
     fn aligned_parts_are_shown_without_a_copy() {
         let parts = [(0, 8 << 20), (0, 8 << 20), (0, 5 << 20)];
         let tally = check(&parts, &[stored(0, 21 << 20, 0)]);
-        assert_eq!(tally, Tally { shared_bytes: 21 << 20, ..Tally::default() });
+        assert_eq!(
+            tally,
+            Tally {
+                shared_bytes: 21 << 20,
+                ..Tally::default()
+            }
+        );
         assert_eq!(tally.why(), "");
     }
 
     #[test]
     fn an_odd_part_costs_a_copy_only_from_there_on() {
-        let tally = check(&[(0, 1 << 20), (0, 1 << 20 | 512), (0, 1 << 20)], &[stored(0, 3 << 20 | 512, 0)]);
+        let tally = check(
+            &[(0, 1 << 20), (0, 1 << 20 | 512), (0, 1 << 20)],
+            &[stored(0, 3 << 20 | 512, 0)],
+        );
         assert_eq!(tally.shared_bytes, 2 << 20);
         assert_eq!(tally.written_bytes, 1 << 20 | 4096);
         assert_eq!(tally.unaligned_bytes, 1 << 20 | 512);
@@ -330,23 +433,55 @@ mod tests {
 
     #[test]
     fn clusters_smaller_than_a_block_are_put_together() {
-        let zero = Run { guest_offset: 512, length: 1024, kind: RunKind::Zero };
-        let tally = check(&[(0, 1 << 20)], &[stored(0, 512, 8192), zero, stored(1536, 2560, 512), stored(4096, 8192, 4096)]);
+        let zero = Run {
+            guest_offset: 512,
+            length: 1024,
+            kind: RunKind::Zero,
+        };
+        let tally = check(
+            &[(0, 1 << 20)],
+            &[
+                stored(0, 512, 8192),
+                zero,
+                stored(1536, 2560, 512),
+                stored(4096, 8192, 4096),
+            ],
+        );
         assert_eq!((tally.shared_bytes, tally.written_bytes), (8192, 4096));
     }
 
     #[test]
     fn an_object_without_maps_is_written() {
         let file = Bytes(vec![9; 5000]);
-        let mut disk = Disk { maps: Vec::new(), bytes: vec![0; 8192], end: 0 };
-        let image = ImageFile { file: &file, packing: None };
-        let tally = compose(&mut disk, &[], image, std::iter::once(Ok(stored(0, 5000, 0)))).unwrap();
+        let mut disk = Disk {
+            maps: Vec::new(),
+            bytes: vec![0; 8192],
+            end: 0,
+        };
+        let image = ImageFile {
+            file: &file,
+            packing: None,
+        };
+        let tally = compose(
+            &mut disk,
+            &[],
+            image,
+            std::iter::once(Ok(stored(0, 5000, 0))),
+        )
+        .unwrap();
         assert_eq!((tally.inline_bytes, tally.written_bytes), (5000, 8192));
-        assert!(disk.bytes[..5000].iter().all(|byte| *byte == 9) && disk.bytes[5000..].iter().all(|byte| *byte == 0));
+        assert!(
+            disk.bytes[..5000].iter().all(|byte| *byte == 9)
+                && disk.bytes[5000..].iter().all(|byte| *byte == 0)
+        );
     }
 
     fn length() -> impl Strategy<Value = u64> {
-        proptest::prop_oneof![1..100_u64, (1..40_u64).prop_map(|n| n * 512), (1..20_u64).prop_map(|n| n * 4096)]
+        proptest::prop_oneof![
+            1..100_u64,
+            (1..40_u64).prop_map(|n| n * 512),
+            (1..20_u64).prop_map(|n| n * 4096)
+        ]
     }
 
     proptest::proptest! {

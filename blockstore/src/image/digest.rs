@@ -33,7 +33,11 @@ const CHUNKS_AHEAD: usize = 2 * THREADS;
 type LeafDigest = [u8; 32];
 
 /// The id of the image that shows `runs`, which adjoin and together have `guest_bytes`.
-pub fn image_id(image: ImageFile<'_>, guest_bytes: u64, runs: impl Iterator<Item = Result<Run>>) -> Result<String> {
+pub fn image_id(
+    image: ImageFile<'_>,
+    guest_bytes: u64,
+    runs: impl Iterator<Item = Result<Run>>,
+) -> Result<String> {
     let mut root = Root::new(guest_bytes.next_multiple_of(BLOCK_BYTES));
     let file_bytes = image.file.length_bytes();
     std::thread::scope(|scope| -> Result<()> {
@@ -45,11 +49,25 @@ pub fn image_id(image: ImageFile<'_>, guest_bytes: u64, runs: impl Iterator<Item
             std::thread::Builder::new()
                 .name("image-digest".into())
                 .spawn_scoped(scope, move || hash_jobs(reader, &inbox, &outbox))
-                .map_err(|source| internal("cannot start a thread to hash an image").because(source))?;
+                .map_err(|source| {
+                    internal("cannot start a thread to hash an image").because(source)
+                })?;
             hashers.push(Hasher { jobs, results });
         }
-        let mut order = Order { hashers, waiting: VecDeque::new(), jobs_waiting: 0, next: 0, consumed: 0, file_bytes };
-        for chunk in (Chunks { runs, guest_bytes, at: 0, open: None }) {
+        let mut order = Order {
+            hashers,
+            waiting: VecDeque::new(),
+            jobs_waiting: 0,
+            next: 0,
+            consumed: 0,
+            file_bytes,
+        };
+        for chunk in (Chunks {
+            runs,
+            guest_bytes,
+            at: 0,
+            open: None,
+        }) {
             match chunk? {
                 Chunk::Zeroes { leaves } => order.push_zeroes(leaves, &mut root),
                 Chunk::Data(job) => order.push_job(job, &mut root)?,
@@ -71,8 +89,15 @@ struct Root {
 
 impl Root {
     fn new(bytes: u64) -> Self {
-        let hasher = Sha256::new().chain_update(TAG).chain_update(bytes.to_le_bytes());
-        Self { hasher, bytes, next_leaf: 0, zero_leaf: digest_of_zeroes(LEAF_BYTES) }
+        let hasher = Sha256::new()
+            .chain_update(TAG)
+            .chain_update(bytes.to_le_bytes());
+        Self {
+            hasher,
+            bytes,
+            next_leaf: 0,
+            zero_leaf: digest_of_zeroes(LEAF_BYTES),
+        }
     }
 
     fn push(&mut self, leaf: &LeafDigest) {
@@ -83,13 +108,21 @@ impl Root {
     fn push_zeroes(&mut self, leaves: u64) {
         for _ in 0..leaves {
             let left = self.bytes - self.next_leaf * LEAF_BYTES;
-            let leaf = if left >= LEAF_BYTES { self.zero_leaf } else { digest_of_zeroes(left) };
+            let leaf = if left >= LEAF_BYTES {
+                self.zero_leaf
+            } else {
+                digest_of_zeroes(left)
+            };
             self.push(&leaf);
         }
     }
 
     fn id(self) -> String {
-        assert_eq!(self.next_leaf, self.bytes.div_ceil(LEAF_BYTES), "every leaf is in the root");
+        assert_eq!(
+            self.next_leaf,
+            self.bytes.div_ceil(LEAF_BYTES),
+            "every leaf is in the root"
+        );
         format!("{ID_PREFIX}{}", hex::encode(self.hasher.finalize()))
     }
 }
@@ -119,7 +152,11 @@ struct Hasher {
     results: Receiver<Result<Hashed>>,
 }
 
-fn hash_jobs(mut reader: RunReader<'_>, inbox: &Receiver<Job>, outbox: &SyncSender<Result<Hashed>>) {
+fn hash_jobs(
+    mut reader: RunReader<'_>,
+    inbox: &Receiver<Job>,
+    outbox: &SyncSender<Result<Hashed>>,
+) {
     let mut buffer = Vec::new();
     while let Ok(job) = inbox.recv() {
         let result = hash(&mut reader, &job, &mut buffer);
@@ -142,7 +179,10 @@ fn hash(reader: &mut RunReader<'_>, job: &Job, buffer: &mut Vec<u8>) -> Result<H
     }
     // Only behind the end of a disk that does not end with a block.
     buffer[filled..].fill(0);
-    let leaves = buffer.chunks(LEAF).map(|leaf| Sha256::digest(leaf).into()).collect();
+    let leaves = buffer
+        .chunks(LEAF)
+        .map(|leaf| Sha256::digest(leaf).into())
+        .collect();
     Ok(Hashed { leaves, consumed })
 }
 
@@ -195,13 +235,17 @@ impl Order {
             Some(Waiting::Job { hasher }) => {
                 self.jobs_waiting -= 1;
                 let result = self.hashers[hasher].results.recv();
-                let hashed = result.map_err(|_| internal("a thread that hashes an image ended early"))??;
+                let hashed =
+                    result.map_err(|_| internal("a thread that hashes an image ended early"))??;
                 self.consumed += hashed.consumed;
                 if self.consumed > self.file_bytes {
                     return Err(Error::new(
                         Kind::Invalid,
                         Subject::Image,
-                        format!("its compressed clusters overlap: they are more than the {} bytes of the file together", self.file_bytes),
+                        format!(
+                            "its compressed clusters overlap: they are more than the {} bytes of the file together",
+                            self.file_bytes
+                        ),
                     ));
                 }
                 for leaf in &hashed.leaves {
@@ -235,10 +279,16 @@ impl<I: Iterator<Item = Result<Run>>> Chunks<I> {
         let first = self.at;
         let run = self.run()?;
         if run.kind == RunKind::Zero {
-            let end = if run.end() == self.guest_bytes { run.end() } else { run.end() / CHUNK_BYTES * CHUNK_BYTES };
+            let end = if run.end() == self.guest_bytes {
+                run.end()
+            } else {
+                run.end() / CHUNK_BYTES * CHUNK_BYTES
+            };
             if end > first {
                 self.at = end;
-                return Ok(Some(Chunk::Zeroes { leaves: (end - first).div_ceil(LEAF_BYTES) }));
+                return Ok(Some(Chunk::Zeroes {
+                    leaves: (end - first).div_ceil(LEAF_BYTES),
+                }));
             }
         }
         let end = (first + CHUNK_BYTES).min(self.guest_bytes);
@@ -249,10 +299,16 @@ impl<I: Iterator<Item = Result<Run>>> Chunks<I> {
             slices.push(slice);
         }
         if slices.iter().all(|slice| slice.run.kind == RunKind::Zero) {
-            return Ok(Some(Chunk::Zeroes { leaves: (end - first).div_ceil(LEAF_BYTES) }));
+            return Ok(Some(Chunk::Zeroes {
+                leaves: (end - first).div_ceil(LEAF_BYTES),
+            }));
         }
         let length = to_usize((end - first).next_multiple_of(BLOCK_BYTES));
-        Ok(Some(Chunk::Data(Job { offset: first, length, slices })))
+        Ok(Some(Chunk::Data(Job {
+            offset: first,
+            length,
+            slices,
+        })))
     }
 
     /// The run that shows the byte at `at`.
@@ -261,9 +317,14 @@ impl<I: Iterator<Item = Result<Run>>> Chunks<I> {
             return Ok(run);
         }
         let next = self.runs.next().transpose()?;
-        let run = next.filter(|run| run.guest_offset == self.at && run.length > 0 && run.end() <= self.guest_bytes);
+        let run = next.filter(|run| {
+            run.guest_offset == self.at && run.length > 0 && run.end() <= self.guest_bytes
+        });
         self.open = run;
-        run.ok_or_else(|| internal("the runs of an image do not adjoin").because(format!("at {}: {next:?}", self.at)))
+        run.ok_or_else(|| {
+            internal("the runs of an image do not adjoin")
+                .because(format!("at {}: {next:?}", self.at))
+        })
     }
 }
 
@@ -293,21 +354,40 @@ mod tests {
     use sha2::{Digest as _, Sha256};
 
     fn id(file: &Bytes, guest_bytes: u64, runs: Vec<Run>) -> crate::Result<String> {
-        image_id(ImageFile { file, packing: None }, guest_bytes, runs.into_iter().map(Ok))
+        image_id(
+            ImageFile {
+                file,
+                packing: None,
+            },
+            guest_bytes,
+            runs.into_iter().map(Ok),
+        )
     }
 
     fn stored(guest_offset: u64, length: u64) -> Run {
-        Run { guest_offset, length, kind: RunKind::Stored { file_offset: guest_offset } }
+        Run {
+            guest_offset,
+            length,
+            kind: RunKind::Stored {
+                file_offset: guest_offset,
+            },
+        }
     }
 
     fn zero(guest_offset: u64, length: u64) -> Run {
-        Run { guest_offset, length, kind: RunKind::Zero }
+        Run {
+            guest_offset,
+            length,
+            kind: RunKind::Zero,
+        }
     }
 
     fn expected(bytes: &[u8]) -> String {
         let mut bytes = bytes.to_vec();
         bytes.resize(bytes.len().next_multiple_of(4096), 0);
-        let mut root = Sha256::new().chain_update(TAG).chain_update((bytes.len() as u64).to_le_bytes());
+        let mut root = Sha256::new()
+            .chain_update(TAG)
+            .chain_update((bytes.len() as u64).to_le_bytes());
         for leaf in bytes.chunks(LEAF) {
             root.update(Sha256::digest(leaf));
         }
@@ -316,11 +396,27 @@ mod tests {
 
     #[test]
     fn the_id_is_the_documented_one_for_any_length() {
-        for length in [1, 511, 4096, 4097, LEAF - 1, LEAF, 2 * LEAF, 2 * LEAF + 1, 9 * LEAF + 12345] {
-            let bytes: Vec<u8> = (0..length).map(|at| u8::try_from(at * 7 / 3 % 256).unwrap()).collect();
+        for length in [
+            1,
+            511,
+            4096,
+            4097,
+            LEAF - 1,
+            LEAF,
+            2 * LEAF,
+            2 * LEAF + 1,
+            9 * LEAF + 12345,
+        ] {
+            let bytes: Vec<u8> = (0..length)
+                .map(|at| u8::try_from(at * 7 / 3 % 256).unwrap())
+                .collect();
             let want = expected(&bytes);
             let length = length as u64;
-            assert_eq!(id(&Bytes(bytes), length, vec![stored(0, length)]).unwrap(), want, "{length} bytes");
+            assert_eq!(
+                id(&Bytes(bytes), length, vec![stored(0, length)]).unwrap(),
+                want,
+                "{length} bytes"
+            );
         }
     }
 
@@ -335,10 +431,18 @@ mod tests {
         let length = length as u64;
         let at = 3 * LEAF_BYTES + 4000;
         let last = 10 * LEAF_BYTES - 1;
-        let runs = vec![zero(0, at), stored(at, 5000), zero(at + 5000, last - at - 5000), stored(last, 1), zero(last + 1, length - last - 1)];
+        let runs = vec![
+            zero(0, at),
+            stored(at, 5000),
+            zero(at + 5000, last - at - 5000),
+            stored(last, 1),
+            zero(last + 1, length - last - 1),
+        ];
         assert_eq!(id(&file, length, runs).unwrap(), want);
         assert_eq!(id(&file, length, vec![stored(0, length)]).unwrap(), want);
-        let crumbs = (0..length.div_ceil(3000)).map(|at| stored(at * 3000, 3000.min(length - at * 3000))).collect();
+        let crumbs = (0..length.div_ceil(3000))
+            .map(|at| stored(at * 3000, 3000.min(length - at * 3000)))
+            .collect();
         assert_eq!(id(&file, length, crumbs).unwrap(), want);
     }
 
@@ -348,12 +452,20 @@ mod tests {
         let before = std::time::Instant::now();
         id(&Bytes(Vec::new()), bytes, vec![zero(0, bytes)]).unwrap();
         assert!(before.elapsed().as_secs() < 10);
-        assert_eq!(digest_of_zeroes(LEAF_BYTES), <[u8; 32]>::from(Sha256::digest(vec![0; LEAF])));
+        assert_eq!(
+            digest_of_zeroes(LEAF_BYTES),
+            <[u8; 32]>::from(Sha256::digest(vec![0; LEAF]))
+        );
     }
 
     #[test]
     fn a_read_that_fails_is_the_result() {
-        let error = id(&Bytes(vec![1; 4096]), 64 * LEAF_BYTES, vec![stored(0, 64 * LEAF_BYTES)]).unwrap_err();
+        let error = id(
+            &Bytes(vec![1; 4096]),
+            64 * LEAF_BYTES,
+            vec![stored(0, 64 * LEAF_BYTES)],
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         let error = id(&Bytes(vec![1; 4096]), 8192, vec![stored(0, 4096)]).unwrap_err();
         assert_eq!(error.kind(), Kind::Internal);

@@ -31,7 +31,10 @@ pub struct Qcow2<'a> {
 impl<'a> Qcow2<'a> {
     /// Reads and checks the header.
     pub fn open(file: &'a dyn ReadAt) -> Result<Self> {
-        Ok(Self { file, header: Header::read(file)? })
+        Ok(Self {
+            file,
+            header: Header::read(file)?,
+        })
     }
 
     /// The header.
@@ -46,6 +49,9 @@ impl<'a> Qcow2<'a> {
 
     /// For reading the runs' bytes.
     pub fn image_file(&self) -> ImageFile<'a> {
-        ImageFile { file: self.file, packing: Some(self.header.packing()) }
+        ImageFile {
+            file: self.file,
+            packing: Some(self.header.packing()),
+        }
     }
 }

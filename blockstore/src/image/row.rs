@@ -10,8 +10,8 @@
 //!    transaction may pin that map for itself in the same one, and then outlives the image.
 //! 3. No name begins as ids do, so a word means a name or an id, never both.
 
-use super::digest::ID_PREFIX;
 use super::ImageInfo;
+use super::digest::ID_PREFIX;
 use crate::catalog::{Catalog, Txn, keys};
 use crate::{Entry, Error, Kind, Result, Store, Subject, Who};
 use serde::{Deserialize, Serialize};
@@ -67,14 +67,17 @@ impl Store {
 
     /// An image by name, id, or an unambiguous beginning of the id.
     pub fn image(&self, name: &str) -> Result<ImageInfo> {
-        find(&self.shared.catalog, name)
+        read(&self.shared.catalog, name)
     }
 
     /// Removes one name; the last name takes the image with it. By its id an image is removed only if
     /// it has one name. What was cloned from it stays.
     pub fn image_remove(&self, who: &Who, name: &str) -> Result<()> {
         let (actor, wanted) = (who.clone(), name.to_owned());
-        let gone = self.shared.catalog.transact(move |txn| remove(txn, &actor, &wanted))?;
+        let gone = self
+            .shared
+            .catalog
+            .transact(move |txn| remove(txn, &actor, &wanted))?;
         if gone {
             self.shared.engine.sweep_soon();
         }
@@ -91,10 +94,26 @@ fn list(catalog: &Catalog) -> Result<Vec<ImageInfo>> {
     Ok(images)
 }
 
+/// As [`find`], outside a transaction.
+fn read(catalog: &Catalog, name: &str) -> Result<ImageInfo> {
+    match find(catalog, name) {
+        // The image may have gone between the reads of its two rows: in a transaction nothing does.
+        Err(error) if error.kind() == Kind::Corrupt => {
+            let name = name.to_owned();
+            catalog.transact(move |txn| find(txn, &name))
+        }
+        found => found,
+    }
+}
+
 /// The image called `name` (a name, an id, or an unambiguous beginning of an id).
 pub(crate) fn find(rows: &impl Rows, name: &str) -> Result<ImageInfo> {
     if let Some(digits) = name.strip_prefix(ID_PREFIX) {
-        if digits.is_empty() || !digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        if digits.is_empty()
+            || !digits
+                .bytes()
+                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
             return Err(missing(name));
         }
         let mut found = rows.first_two(&image_key(name))?;
@@ -110,7 +129,9 @@ pub(crate) fn find(rows: &impl Rows, name: &str) -> Result<ImageInfo> {
     }
     let id = id_of_name(rows, name)?.ok_or_else(|| missing(name))?;
     by_id(rows, &id)?.ok_or_else(|| {
-        let text = format!("the image name {name:?} stands for {id}, which is not there; run `infall check`");
+        let text = format!(
+            "the image name {name:?} stands for {id}, which is not there; run `infall check`"
+        );
         Error::new(Kind::Corrupt, Subject::Image, text)
     })
 }
@@ -118,12 +139,17 @@ pub(crate) fn find(rows: &impl Rows, name: &str) -> Result<ImageInfo> {
 /// The image with this whole id.
 pub(super) fn by_id(rows: &impl Rows, id: &str) -> Result<Option<ImageInfo>> {
     let key = image_key(id);
-    rows.row(&key)?.map(|value| keys::decode(&key, &value)).transpose()
+    rows.row(&key)?
+        .map(|value| keys::decode(&key, &value))
+        .transpose()
 }
 
 fn id_of_name(rows: &impl Rows, name: &str) -> Result<Option<String>> {
     let key = name_key(name);
-    let row = rows.row(&key)?.map(|value| keys::decode::<NameRow>(&key, &value)).transpose()?;
+    let row = rows
+        .row(&key)?
+        .map(|value| keys::decode::<NameRow>(&key, &value))
+        .transpose()?;
     Ok(row.map(|row| row.id))
 }
 
@@ -138,7 +164,9 @@ pub(super) fn claim(txn: &mut Txn<'_>, name: &str, id: &str) -> Result<bool> {
         Some(held) => Err(Error::new(
             Kind::Conflict,
             Subject::Image,
-            format!("the image name {name:?} stands for {held}, another image than {id}: choose another name, or remove that one first"),
+            format!(
+                "the image name {name:?} stands for {held}, another image than {id}: choose another name, or remove that one first"
+            ),
         )),
     }
 }
@@ -163,7 +191,12 @@ fn remove(txn: &mut Txn<'_>, who: &Who, name: &str) -> Result<bool> {
             return Err(Error::new(
                 Kind::Conflict,
                 Subject::Image,
-                format!("{} has {} names ({}): remove them by name", image.id, image.names.len(), image.names.join(", ")),
+                format!(
+                    "{} has {} names ({}): remove them by name",
+                    image.id,
+                    image.names.len(),
+                    image.names.join(", ")
+                ),
             ));
         }
         _ => name.to_owned(),
@@ -187,19 +220,27 @@ fn remove(txn: &mut Txn<'_>, who: &Who, name: &str) -> Result<bool> {
 /// Names are 1 to 64 letters, digits, `.`, `_` and `-`, and do not begin as ids do.
 pub(super) fn check_name(name: &str) -> Result<()> {
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'));
     if fits && !name.starts_with(ID_PREFIX) {
         return Ok(());
     }
     Err(Error::new(
         Kind::Invalid,
         Subject::Image,
-        format!("an image's name has 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - and does not begin with {ID_PREFIX}: {name:?} cannot be one"),
+        format!(
+            "an image's name has 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - and does not begin with {ID_PREFIX}: {name:?} cannot be one"
+        ),
     ))
 }
 
 fn missing(name: &str) -> Error {
-    Error::new(Kind::NotFound, Subject::Image, format!("no image {name:?}: look at the list of images"))
+    Error::new(
+        Kind::NotFound,
+        Subject::Image,
+        format!("no image {name:?}: look at the list of images"),
+    )
 }
 
 fn image_key(id: &str) -> Vec<u8> {
@@ -223,7 +264,11 @@ mod tests {
             id: id.into(),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             length_bytes: 4096,
-            sealed: SealedMap { map: MapId(1), lsn: Lsn(1), length_bytes: 4096 },
+            sealed: SealedMap {
+                map: MapId(1),
+                lsn: Lsn(1),
+                length_bytes: 4096,
+            },
             format: "raw".into(),
             source: "s3://b/k".into(),
             created_ms: 1,
@@ -235,7 +280,13 @@ mod tests {
         let catalog = Catalog::open(directory.path()).unwrap();
         catalog
             .transact(move |txn| {
-                let row = MapRow { log: LogId(1), parent: None, length_bytes: 4096, borrows: Vec::new(), created_ms: 1 };
+                let row = MapRow {
+                    log: LogId(1),
+                    parent: None,
+                    length_bytes: 4096,
+                    borrows: Vec::new(),
+                    created_ms: 1,
+                };
                 txn.put_map(MapId(1), &row)?;
                 for image in &images {
                     txn.pin(MapId(1), Lsn(1), &holder(&image.id))?;
@@ -256,19 +307,30 @@ mod tests {
             check_name(good).unwrap();
         }
         for bad in ["", "a b", "img-1", "ä", "a/b", &"x".repeat(65)] {
-            assert_eq!(check_name(bad).unwrap_err().kind(), Kind::Invalid, "{bad:?}");
+            assert_eq!(
+                check_name(bad).unwrap_err().kind(),
+                Kind::Invalid,
+                "{bad:?}"
+            );
         }
     }
 
     #[test]
     fn an_image_is_found_by_name_id_and_unambiguous_beginning() {
-        let (_directory, catalog) = with_images(vec![image("img-ab12", &["one", "uno"]), image("img-ac34", &["two"])]);
+        let (_directory, catalog) = with_images(vec![
+            image("img-ab12", &["one", "uno"]),
+            image("img-ac34", &["two"]),
+        ]);
         for name in ["one", "uno", "img-ab12", "img-ab"] {
             assert_eq!(find(&catalog, name).unwrap().id, "img-ab12", "{name}");
         }
         assert_eq!(find(&catalog, "img-a").unwrap_err().kind(), Kind::Conflict);
         for name in ["three", "img-", "img-ad", "img-AB", "img-ab123"] {
-            assert_eq!(find(&catalog, name).unwrap_err().kind(), Kind::NotFound, "{name}");
+            assert_eq!(
+                find(&catalog, name).unwrap_err().kind(),
+                Kind::NotFound,
+                "{name}"
+            );
         }
         assert_eq!(list(&catalog).unwrap().len(), 2);
     }
@@ -276,7 +338,8 @@ mod tests {
     #[test]
     fn the_last_name_takes_the_image_with_it() {
         let (_directory, catalog) = with_images(vec![image("img-ab12", &["one", "uno"])]);
-        let removed = |name: &'static str| catalog.transact(move |txn| remove(txn, &Who::server(), name));
+        let removed =
+            |name: &'static str| catalog.transact(move |txn| remove(txn, &Who::server(), name));
         assert_eq!(removed("img-ab12").unwrap_err().kind(), Kind::Conflict);
         assert!(!removed("one").unwrap());
         assert_eq!(find(&catalog, "img-ab12").unwrap().names, ["uno"]);

@@ -50,9 +50,12 @@ impl Run {
     pub(crate) fn merge(&mut self, next: &Run) -> bool {
         let adjoins = match (self.kind, next.kind) {
             (RunKind::Zero, RunKind::Zero) => true,
-            (RunKind::Stored { file_offset: first }, RunKind::Stored { file_offset: second }) => {
-                first.checked_add(self.length) == Some(second)
-            }
+            (
+                RunKind::Stored { file_offset: first },
+                RunKind::Stored {
+                    file_offset: second,
+                },
+            ) => first.checked_add(self.length) == Some(second),
             _ => false,
         };
         let joined = adjoins && self.end() == next.guest_offset;
@@ -66,8 +69,15 @@ impl Run {
     pub(crate) fn slice(&self, start: u64, end: u64) -> Slice {
         let first = start.max(self.guest_offset);
         let last = end.min(self.end());
-        assert!(first < last, "a slice outside its run: {start}..{end} of {self:?}");
-        Slice { run: *self, skip: first - self.guest_offset, length: last - first }
+        assert!(
+            first < last,
+            "a slice outside its run: {start}..{end} of {self:?}"
+        );
+        Slice {
+            run: *self,
+            skip: first - self.guest_offset,
+            length: last - first,
+        }
     }
 }
 
@@ -118,8 +128,17 @@ pub enum Method {
 impl ImageFile<'_> {
     /// A reader with its own buffers.
     pub fn reader(&self) -> Result<RunReader<'_>> {
-        let unpacker = self.packing.map(|packing| Unpacker::new(packing.method)).transpose()?;
-        Ok(RunReader { image: *self, unpacker, packed: Vec::new(), cluster: Vec::new(), held: None })
+        let unpacker = self
+            .packing
+            .map(|packing| Unpacker::new(packing.method))
+            .transpose()?;
+        Ok(RunReader {
+            image: *self,
+            unpacker,
+            packed: Vec::new(),
+            cluster: Vec::new(),
+            held: None,
+        })
     }
 }
 
@@ -139,7 +158,10 @@ impl RunReader<'_> {
     /// Returns how many compressed bytes that consumed (0 where the cluster was held already).
     pub fn read(&mut self, run: &Run, skip: u64, buffer: &mut [u8]) -> Result<u64> {
         let length = buffer.len() as u64;
-        assert!(skip <= run.length && length <= run.length - skip, "a read of {length} bytes behind {skip} of {run:?}");
+        assert!(
+            skip <= run.length && length <= run.length - skip,
+            "a read of {length} bytes behind {skip} of {run:?}"
+        );
         match run.kind {
             RunKind::Zero => {
                 buffer.fill(0);
@@ -149,7 +171,10 @@ impl RunReader<'_> {
                 self.image.file.read_at(file_offset + skip, buffer)?;
                 Ok(0)
             }
-            RunKind::Compressed { file_offset, length_max } => {
+            RunKind::Compressed {
+                file_offset,
+                length_max,
+            } => {
                 let consumed = self.unpack(run.guest_offset, file_offset, length_max)?;
                 let skip = usize::try_from(skip).unwrap_or(usize::MAX);
                 buffer.copy_from_slice(&self.cluster[skip..skip + buffer.len()]);
@@ -166,13 +191,19 @@ impl RunReader<'_> {
             return Err(Error::new(
                 Kind::Internal,
                 Subject::Image,
-                format!("a compressed run at file offset {file_offset} in a format without compression"),
+                format!(
+                    "a compressed run at file offset {file_offset} in a format without compression"
+                ),
             ));
         };
         self.held = None;
-        let packed_bytes = usize::try_from(length_max.min(2 * packing.cluster_bytes + 1024)).unwrap_or(usize::MAX);
+        let packed_bytes =
+            usize::try_from(length_max.min(2 * packing.cluster_bytes + 1024)).unwrap_or(usize::MAX);
         self.packed.resize(packed_bytes, 0);
-        self.cluster.resize(usize::try_from(packing.cluster_bytes).unwrap_or(usize::MAX), 0);
+        self.cluster.resize(
+            usize::try_from(packing.cluster_bytes).unwrap_or(usize::MAX),
+            0,
+        );
         self.image.file.read_at(file_offset, &mut self.packed)?;
         let consumed = unpacker.unpack(&self.packed, &mut self.cluster).map_err(|problem| {
             Error::new(
@@ -205,31 +236,52 @@ pub(crate) mod tests {
         fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
             let start = usize::try_from(offset).unwrap();
             let range = self.0.get(start..start + buffer.len());
-            buffer.copy_from_slice(range.ok_or_else(|| Error::new(Kind::Invalid, Subject::Range, "past the end"))?);
+            buffer.copy_from_slice(
+                range.ok_or_else(|| Error::new(Kind::Invalid, Subject::Range, "past the end"))?,
+            );
             Ok(())
         }
     }
 
     #[test]
     fn only_runs_that_adjoin_in_guest_and_file_merge() {
-        let stored = |guest_offset, file_offset| Run { guest_offset, length: 10, kind: RunKind::Stored { file_offset } };
+        let stored = |guest_offset, file_offset| Run {
+            guest_offset,
+            length: 10,
+            kind: RunKind::Stored { file_offset },
+        };
         let mut run = stored(0, 100);
         assert!(run.merge(&stored(10, 110)));
         assert_eq!(run.length, 20);
         assert!(!run.merge(&stored(20, 130)));
         assert!(!run.merge(&stored(30, 120)));
-        assert!(!run.merge(&Run { guest_offset: 20, length: 1, kind: RunKind::Zero }));
+        assert!(!run.merge(&Run {
+            guest_offset: 20,
+            length: 1,
+            kind: RunKind::Zero
+        }));
     }
 
     #[test]
     fn a_part_of_a_run_reads_its_own_bytes() {
         let file = Bytes((0..200).collect());
-        let image = ImageFile { file: &file, packing: None };
-        let run = Run { guest_offset: 1000, length: 50, kind: RunKind::Stored { file_offset: 100 } };
+        let image = ImageFile {
+            file: &file,
+            packing: None,
+        };
+        let run = Run {
+            guest_offset: 1000,
+            length: 50,
+            kind: RunKind::Stored { file_offset: 100 },
+        };
         let part = run.slice(1010, 2000);
         assert_eq!((part.guest_offset(), part.length), (1010, 40));
         let mut buffer = [0; 40];
-        image.reader().unwrap().read(&part.run, part.skip, &mut buffer).unwrap();
+        image
+            .reader()
+            .unwrap()
+            .read(&part.run, part.skip, &mut buffer)
+            .unwrap();
         assert_eq!(buffer[..3], [110, 111, 112]);
     }
 }

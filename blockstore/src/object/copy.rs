@@ -30,27 +30,62 @@ impl Store {
         condition: &Precondition,
     ) -> Result<(Object, Copied)> {
         self.shared.engine.admit_write()?;
-        let (who, source_condition, condition) = (who.clone(), source_condition.clone(), condition.clone());
+        let (who, source_condition, condition) =
+            (who.clone(), source_condition.clone(), condition.clone());
         let (source_bucket, source_key) = (source.0.to_owned(), source.1.to_owned());
         let (bucket, key) = (target.0.to_owned(), target.1.to_owned());
         let copied = self.shared.catalog.transact(move |txn| {
             let from = row::current(txn, &source_bucket, &source_key)?
                 .ok_or_else(|| row::missing(&source_bucket, &source_key))?;
-            row::check(&source_condition, Some(&from.object), &source_bucket, &source_key)?;
+            row::check(
+                &source_condition,
+                Some(&from.object),
+                &source_bucket,
+                &source_key,
+            )?;
             let (inline, copied) = match from.object.body {
                 Body::Inline => {
-                    let inline = txn.get(&keys::body(from.seq))?.ok_or_else(|| bodiless(&from))?;
-                    (inline, rewritten(from.object.length_bytes, "small bodies lie in the catalog, each its own"))
+                    let inline = txn
+                        .get(&keys::body(from.seq))?
+                        .ok_or_else(|| bodiless(&from))?;
+                    (
+                        inline,
+                        rewritten(
+                            from.object.length_bytes,
+                            "small bodies lie in the catalog, each its own",
+                        ),
+                    )
                 }
                 Body::Map(_) | Body::Concat(_) => (Vec::new(), shared(from.object.length_bytes)),
             };
             let entry = Entry::new("object.copied", row::subject(&bucket, &key))
                 .bytes("shared", copied.shared_bytes)
                 .bytes("written", copied.rewritten_bytes)
-                .detail(format!("from {}", row::subject(&source_bucket, &source_key)));
-            let ObjectRow { object: Object { length_bytes, meta: kept, parts, body, .. }, .. } = from;
+                .detail(format!(
+                    "from {}",
+                    row::subject(&source_bucket, &source_key)
+                ));
+            let ObjectRow {
+                object:
+                    Object {
+                        length_bytes,
+                        meta: kept,
+                        parts,
+                        body,
+                        ..
+                    },
+                ..
+            } = from;
             let meta = meta.unwrap_or(kept);
-            let draft = Draft { bucket, key, meta, length_bytes, parts, body, inline };
+            let draft = Draft {
+                bucket,
+                key,
+                meta,
+                length_bytes,
+                parts,
+                body,
+                inline,
+            };
             Ok((row::put(txn, &who, draft, &condition, entry)?, copied))
         })?;
         // It may have replaced something.
@@ -79,7 +114,13 @@ impl Store {
             let (offset_bytes, length_bytes) = (range.offset_bytes, range.length_bytes);
             match share(&from.object.body, offset_bytes, length_bytes) {
                 Ok(pieces) => {
-                    let draft = upload::DraftPart { number, etag, checksums, length_bytes, pieces };
+                    let draft = upload::DraftPart {
+                        number,
+                        etag,
+                        checksums,
+                        length_bytes,
+                        pieces,
+                    };
                     if let Some(part) = self.share_part(who, upload, &from, draft)? {
                         return Ok((part, shared(length_bytes)));
                     }
@@ -90,7 +131,10 @@ impl Store {
                 }
             }
         }
-        let text = format!("{} is replaced faster than it can be copied: try again", row::subject(source.0, source.1));
+        let text = format!(
+            "{} is replaced faster than it can be copied: try again",
+            row::subject(source.0, source.1)
+        );
         Err(Error::new(Kind::Conflict, Subject::Object, text))
     }
 
@@ -127,7 +171,9 @@ impl Store {
         let mut buffer = vec![0; COPY_STEP_BYTES];
         let mut offset = 0;
         while offset < range.length_bytes {
-            let count = usize::try_from(range.length_bytes - offset).unwrap_or(usize::MAX).min(COPY_STEP_BYTES);
+            let count = usize::try_from(range.length_bytes - offset)
+                .unwrap_or(usize::MAX)
+                .min(COPY_STEP_BYTES);
             range.read_at(offset, &mut buffer[..count])?;
             writer.write(&buffer[..count])?;
             offset += count as u64;
@@ -139,7 +185,11 @@ impl Store {
 fn ranged(object: &Object, whole: Arc<dyn ReadAt>, range: Option<(u64, u64)>) -> Result<Ranged> {
     let (offset_bytes, length_bytes) = range.unwrap_or((0, object.length_bytes));
     match offset_bytes.checked_add(length_bytes) {
-        Some(end) if end <= object.length_bytes => Ok(Ranged { whole, offset_bytes, length_bytes }),
+        Some(end) if end <= object.length_bytes => Ok(Ranged {
+            whole,
+            offset_bytes,
+            length_bytes,
+        }),
         _ => {
             let text = format!(
                 "{length_bytes} bytes from {offset_bytes} reach behind the end of {} at {}",
@@ -153,7 +203,11 @@ fn ranged(object: &Object, whole: Arc<dyn ReadAt>, range: Option<(u64, u64)>) ->
 
 /// The pieces that show a range of a body, or why it cannot be shown without a copy.
 fn share(body: &Body, offset: u64, length: u64) -> Result<Vec<Piece>, String> {
-    let whole = |sealed: &crate::SealedMap| Piece { sealed: *sealed, offset_bytes: 0, length_bytes: sealed.length_bytes };
+    let whole = |sealed: &crate::SealedMap| Piece {
+        sealed: *sealed,
+        offset_bytes: 0,
+        length_bytes: sealed.length_bytes,
+    };
     let pieces = match body {
         Body::Inline if length > 0 => return Err("small bodies lie in the catalog".into()),
         Body::Inline => Vec::new(),
@@ -172,10 +226,16 @@ fn share(body: &Body, offset: u64, length: u64) -> Result<Vec<Piece>, String> {
         }
         let offset_bytes = piece.offset_bytes + skip;
         if offset_bytes % BLOCK as u64 != 0 {
-            return Err(format!("the range begins at byte {offset_bytes} of a stored map, inside a block of {BLOCK}"));
+            return Err(format!(
+                "the range begins at byte {offset_bytes} of a stored map, inside a block of {BLOCK}"
+            ));
         }
         let length_bytes = left.min(piece.length_bytes - skip);
-        shown.push(Piece { sealed: piece.sealed, offset_bytes, length_bytes });
+        shown.push(Piece {
+            sealed: piece.sealed,
+            offset_bytes,
+            length_bytes,
+        });
         left -= length_bytes;
         skip = 0;
     }
@@ -191,12 +251,24 @@ fn bodiless(row: &ObjectRow) -> Error {
 }
 
 fn shared(bytes: u64) -> Copied {
-    Copied { shared_bytes: bytes, rewritten_bytes: 0, why: String::new() }
+    Copied {
+        shared_bytes: bytes,
+        rewritten_bytes: 0,
+        why: String::new(),
+    }
 }
 
 fn rewritten(bytes: u64, why: &str) -> Copied {
-    let why = if bytes == 0 { String::new() } else { why.to_owned() };
-    Copied { shared_bytes: 0, rewritten_bytes: bytes, why }
+    let why = if bytes == 0 {
+        String::new()
+    } else {
+        why.to_owned()
+    };
+    Copied {
+        shared_bytes: 0,
+        rewritten_bytes: bytes,
+        why,
+    }
 }
 
 #[cfg(test)]
@@ -205,11 +277,19 @@ mod tests {
     use crate::{Lsn, MapId, SealedMap};
 
     fn sealed(map: u64, length_bytes: u64) -> SealedMap {
-        SealedMap { map: MapId(map), lsn: Lsn(1), length_bytes }
+        SealedMap {
+            map: MapId(map),
+            lsn: Lsn(1),
+            length_bytes,
+        }
     }
 
     fn piece(map: u64, offset_bytes: u64, length_bytes: u64) -> Piece {
-        Piece { sealed: sealed(map, 1 << 20), offset_bytes, length_bytes }
+        Piece {
+            sealed: sealed(map, 1 << 20),
+            offset_bytes,
+            length_bytes,
+        }
     }
 
     #[test]
@@ -220,8 +300,14 @@ mod tests {
         assert!(share(&map, 8191, 5).unwrap_err().contains("byte 8191"));
         // The second piece begins at byte 5 of the object, and on a block of its own map.
         let concat = Body::Concat(vec![piece(1, 4096, 5), piece(2, 0, 10_000), piece(3, 0, 7)]);
-        assert_eq!(share(&concat, 0, 10_012), Ok(vec![piece(1, 4096, 5), piece(2, 0, 10_000), piece(3, 0, 7)]));
-        assert_eq!(share(&concat, 5 + 4096, 5909), Ok(vec![piece(2, 4096, 5904), piece(3, 0, 5)]));
+        assert_eq!(
+            share(&concat, 0, 10_012),
+            Ok(vec![piece(1, 4096, 5), piece(2, 0, 10_000), piece(3, 0, 7)])
+        );
+        assert_eq!(
+            share(&concat, 5 + 4096, 5909),
+            Ok(vec![piece(2, 4096, 5904), piece(3, 0, 5)])
+        );
         assert!(share(&concat, 6, 6000).is_err());
         assert_eq!(share(&map, 77, 0), Ok(vec![]));
         assert_eq!(share(&Body::Inline, 0, 0), Ok(vec![]));

@@ -22,7 +22,9 @@ pub(super) fn page(catalog: &Catalog, bucket: &str, query: &ListQuery) -> Result
     let bucket_prefix = keys::objects_of(bucket);
     let stored = |key: &str| [&bucket_prefix, key.as_bytes()].concat();
     let prefix = stored(&query.prefix);
-    let Some(start) = start(query, &stored) else { return Ok(page) };
+    let Some(start) = start(query, &stored) else {
+        return Ok(page);
+    };
     if query.max == 0 {
         return Ok(page);
     }
@@ -38,7 +40,8 @@ pub(super) fn page(catalog: &Catalog, bucket: &str, query: &ListQuery) -> Result
             last = Some(rolled_up.to_owned());
             return Ok(keys::behind(&stored(rolled_up)).map_or(Step::Stop, Step::Seek));
         }
-        page.objects.push(keys::decode::<ObjectRow>(at, value)?.object);
+        page.objects
+            .push(keys::decode::<ObjectRow>(at, value)?.object);
         last = Some(key.to_owned());
         Ok(Step::Next)
     })?;
@@ -47,7 +50,9 @@ pub(super) fn page(catalog: &Catalog, bucket: &str, query: &ListQuery) -> Result
 
 /// The first catalog key that may belong to an entry behind `start_after`; `None` if there is none.
 fn start(query: &ListQuery, stored: &dyn Fn(&str) -> Vec<u8>) -> Option<Vec<u8>> {
-    let Some(after) = &query.start_after else { return Some(stored("")) };
+    let Some(after) = &query.start_after else {
+        return Some(stored(""));
+    };
     match rolled_up(query, after) {
         // The entry it lies under begins no later than it does: that one is not behind it.
         Some(rolled_up) => keys::behind(&stored(rolled_up)),
@@ -61,7 +66,10 @@ fn start(query: &ListQuery, stored: &dyn Fn(&str) -> Vec<u8>) -> Option<Vec<u8>>
 
 /// The prefix under which a key is rolled up, if it is.
 fn rolled_up<'a>(query: &ListQuery, key: &'a str) -> Option<&'a str> {
-    let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty())?;
+    let delimiter = query
+        .delimiter
+        .as_deref()
+        .filter(|delimiter| !delimiter.is_empty())?;
     let found = key.strip_prefix(query.prefix.as_str())?.find(delimiter)?;
     Some(&key[..query.prefix.len() + found + delimiter.len()])
 }
@@ -81,7 +89,11 @@ mod tests {
         for bucket in ["abc", "abc-d", "abd"] {
             bucket::create(&catalog, &Who::server(), bucket).unwrap();
         }
-        add(&catalog, "abc", keys.iter().map(|key| (*key).to_owned()).collect());
+        add(
+            &catalog,
+            "abc",
+            keys.iter().map(|key| (*key).to_owned()).collect(),
+        );
         // Neighbours must never show.
         add(&catalog, "abc-d", vec!["a/x".into(), "zz".into()]);
         add(&catalog, "abd", vec!["a/y".into(), "0".into()]);
@@ -94,7 +106,15 @@ mod tests {
                 for key in keys {
                     let (bucket, meta) = (bucket.to_owned(), ObjectMeta::default());
                     let (parts, inline) = (Vec::new(), Vec::new());
-                    let draft = Draft { bucket, key, meta, length_bytes: 0, parts, body: Body::Inline, inline };
+                    let draft = Draft {
+                        bucket,
+                        key,
+                        meta,
+                        length_bytes: 0,
+                        parts,
+                        body: Body::Inline,
+                        inline,
+                    };
                     let entry = Entry::new("object.put", "x");
                     row::put(txn, &Who::server(), draft, &Precondition::default(), entry)?;
                 }
@@ -105,12 +125,26 @@ mod tests {
 
     fn listed(catalog: &Catalog, query: &ListQuery) -> (Vec<String>, Vec<String>, Option<String>) {
         let page = page(catalog, "abc", query).unwrap();
-        (page.objects.into_iter().map(|object| object.key).collect(), page.prefixes, page.next)
+        (
+            page.objects.into_iter().map(|object| object.key).collect(),
+            page.prefixes,
+            page.next,
+        )
     }
 
-    fn query(prefix: &str, delimiter: Option<&str>, start_after: Option<&str>, max: usize) -> ListQuery {
+    fn query(
+        prefix: &str,
+        delimiter: Option<&str>,
+        start_after: Option<&str>,
+        max: usize,
+    ) -> ListQuery {
         let (delimiter, start_after) = (delimiter.map(Into::into), start_after.map(Into::into));
-        ListQuery { prefix: prefix.into(), delimiter, start_after, max }
+        ListQuery {
+            prefix: prefix.into(),
+            delimiter,
+            start_after,
+            max,
+        }
     }
 
     fn strings(texts: &[&str]) -> Vec<String> {
@@ -121,19 +155,32 @@ mod tests {
     fn a_page_rolls_up_and_goes_on_behind_what_it_showed() {
         let (_directory, catalog) = with_keys(&["a/1", "a/2", "a0", "b", "c/1/x", "c/2"]);
         let (objects, prefixes, next) = listed(&catalog, &query("", Some("/"), None, 2));
-        assert_eq!((objects, prefixes, next.as_deref()), (strings(&["a0"]), strings(&["a/"]), Some("a0")));
+        assert_eq!(
+            (objects, prefixes, next.as_deref()),
+            (strings(&["a0"]), strings(&["a/"]), Some("a0"))
+        );
         let (objects, prefixes, next) = listed(&catalog, &query("", Some("/"), Some("a0"), 2));
-        assert_eq!((objects, prefixes, next), (strings(&["b"]), strings(&["c/"]), None));
+        assert_eq!(
+            (objects, prefixes, next),
+            (strings(&["b"]), strings(&["c/"]), None)
+        );
         for inside in ["a/", "a/1", "a/2", "a/zz"] {
             let (objects, prefixes, _) = listed(&catalog, &query("", Some("/"), Some(inside), 9));
-            assert_eq!((objects, prefixes), (strings(&["a0", "b"]), strings(&["c/"])), "{inside}");
+            assert_eq!(
+                (objects, prefixes),
+                (strings(&["a0", "b"]), strings(&["c/"])),
+                "{inside}"
+            );
         }
         let (objects, prefixes, _) = listed(&catalog, &query("c/", Some("/"), None, 9));
         assert_eq!((objects, prefixes), (strings(&["c/2"]), strings(&["c/1/"])));
         let (objects, prefixes, next) = listed(&catalog, &query("", None, None, 0));
         assert_eq!((objects, prefixes, next), (vec![], vec![], None));
         let error = page(&catalog, "nope", &query("", None, None, 1)).unwrap_err();
-        assert_eq!((error.kind(), error.subject()), (Kind::NotFound, crate::Subject::Bucket));
+        assert_eq!(
+            (error.kind(), error.subject()),
+            (Kind::NotFound, crate::Subject::Bucket)
+        );
     }
 
     #[test]
@@ -141,8 +188,18 @@ mod tests {
         let (_directory, catalog) = with_keys(&["big/0", "big/9", "z"]);
         // A key that is not text: whoever visits it fails.
         let trap = [&keys::objects_of("abc"), &b"big/1\xff"[..]].concat();
-        catalog.transact(move |txn| Ok(txn.put(&trap, Vec::new()))).unwrap();
-        assert_eq!(page(&catalog, "abc", &query("", None, None, 10)).unwrap_err().kind(), Kind::Corrupt);
+        catalog
+            .transact(move |txn| {
+                txn.put(&trap, Vec::new());
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(
+            page(&catalog, "abc", &query("", None, None, 10))
+                .unwrap_err()
+                .kind(),
+            Kind::Corrupt
+        );
         for start_after in [None, Some("a"), Some("big/0")] {
             let (objects, ..) = listed(&catalog, &query("", Some("/"), start_after, 10));
             assert_eq!(objects, strings(&["z"]));
@@ -150,28 +207,56 @@ mod tests {
     }
 
     /// All entries by the definition, one by one.
-    fn model(keys: &BTreeSet<String>, query: &ListQuery) -> (Vec<String>, Vec<String>, Option<String>) {
+    fn model(
+        keys: &BTreeSet<String>,
+        query: &ListQuery,
+    ) -> (Vec<String>, Vec<String>, Option<String>) {
         let mut entries: BTreeSet<(String, bool)> = BTreeSet::new();
         for key in keys.iter().filter(|key| key.starts_with(&query.prefix)) {
             let rest = &key[query.prefix.len()..];
-            let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty());
-            match delimiter.and_then(|delimiter| rest.split_once(delimiter).map(|(head, _)| (head, delimiter))) {
-                Some((head, delimiter)) => entries.insert((format!("{}{head}{delimiter}", query.prefix), true)),
+            let delimiter = query
+                .delimiter
+                .as_deref()
+                .filter(|delimiter| !delimiter.is_empty());
+            match delimiter.and_then(|delimiter| {
+                rest.split_once(delimiter)
+                    .map(|(head, _)| (head, delimiter))
+            }) {
+                Some((head, delimiter)) => {
+                    entries.insert((format!("{}{head}{delimiter}", query.prefix), true))
+                }
                 None => entries.insert((key.clone(), false)),
             };
         }
-        let behind = |entry: &&(String, bool)| query.start_after.as_ref().is_none_or(|after| entry.0 > *after);
+        let behind = |entry: &&(String, bool)| {
+            query
+                .start_after
+                .as_ref()
+                .is_none_or(|after| entry.0 > *after)
+        };
         let left: Vec<_> = entries.iter().filter(behind).cloned().collect();
         let shown = &left[..left.len().min(query.max)];
-        let next = shown.last().filter(|_| left.len() > shown.len()).map(|(entry, _)| entry.clone());
-        let of = |up| shown.iter().filter(|(_, is_up)| *is_up == up).map(|(entry, _)| entry.clone()).collect();
+        let next = shown
+            .last()
+            .filter(|_| left.len() > shown.len())
+            .map(|(entry, _)| entry.clone());
+        let of = |up| {
+            shown
+                .iter()
+                .filter(|(_, is_up)| *is_up == up)
+                .map(|(entry, _)| entry.clone())
+                .collect()
+        };
         (of(false), of(true), next)
     }
 
     fn text() -> impl Strategy<Value = String> {
         // Few letters, so that prefixes, delimiters and markers meet; the edges of the byte order too.
-        proptest::collection::vec(proptest::sample::select(vec!["a", "b", "/", "//", "\0", "é", "\u{10ffff}"]), 0..6)
-            .prop_map(|letters| letters.concat())
+        proptest::collection::vec(
+            proptest::sample::select(vec!["a", "b", "/", "//", "\0", "é", "\u{10ffff}"]),
+            0..6,
+        )
+        .prop_map(|letters| letters.concat())
     }
 
     proptest! {

@@ -6,8 +6,7 @@
 use super::row::{self, ObjectRow};
 use super::{Body, Object, Piece, ReadAt};
 use crate::catalog::keys;
-use crate::View;
-use crate::{Error, Kind, Result, SealedMap, Store, Subject};
+use crate::{Error, Kind, Result, SealedMap, Store, Subject, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,7 +35,9 @@ impl Store {
             }
             if tried == Some(row.seq) {
                 // The row did not change, so nobody took its bytes away in between.
-                let text = format!("{bucket}/{key} names bytes that the store does not have; run `infall check`");
+                let text = format!(
+                    "{bucket}/{key} names bytes that the store does not have; run `infall check`"
+                );
                 return Err(Error::new(Kind::Corrupt, Subject::Object, text));
             }
             tried = Some(row.seq);
@@ -64,7 +65,10 @@ impl Store {
         };
         if reader.length_bytes() != row.object.length_bytes {
             let (found, wanted) = (reader.length_bytes(), row.object.length_bytes);
-            let text = format!("{} has {found} bytes stored, {wanted} in its row; run `infall check`", row.object.key);
+            let text = format!(
+                "{} has {found} bytes stored, {wanted} in its row; run `infall check`",
+                row.object.key
+            );
             return Err(Error::new(Kind::Corrupt, Subject::Object, text));
         }
         Ok(Some(reader))
@@ -116,11 +120,17 @@ impl<R> Concat<R> {
     fn new(opened: Vec<(Piece, R)>) -> Self {
         let mut length_bytes = 0;
         let mut pieces = Vec::with_capacity(opened.len());
-        for (piece, reader) in opened.into_iter().filter(|(piece, _)| piece.length_bytes > 0) {
+        for (piece, reader) in opened
+            .into_iter()
+            .filter(|(piece, _)| piece.length_bytes > 0)
+        {
             pieces.push((length_bytes, piece, reader));
             length_bytes += piece.length_bytes;
         }
-        Self { pieces, length_bytes }
+        Self {
+            pieces,
+            length_bytes,
+        }
     }
 }
 
@@ -131,12 +141,17 @@ impl<R: ReadAt> ReadAt for Concat<R> {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         check_range(offset, buffer.len(), self.length_bytes)?;
-        let mut at = self.pieces.partition_point(|(start, ..)| *start <= offset).saturating_sub(1);
+        let mut at = self
+            .pieces
+            .partition_point(|(start, ..)| *start <= offset)
+            .saturating_sub(1);
         let (mut offset, mut rest) = (offset, buffer);
         while !rest.is_empty() {
             let (start, piece, reader) = &self.pieces[at];
             let inside = offset - start;
-            let count = usize::try_from(piece.length_bytes - inside).unwrap_or(usize::MAX).min(rest.len());
+            let count = usize::try_from(piece.length_bytes - inside)
+                .unwrap_or(usize::MAX)
+                .min(rest.len());
             let (now, later) = rest.split_at_mut(count);
             reader.read_at(piece.offset_bytes + inside, now)?;
             rest = later;
@@ -169,7 +184,8 @@ fn check_range(offset: u64, count: usize, length_bytes: u64) -> Result<()> {
     match offset.checked_add(count as u64) {
         Some(end) if end <= length_bytes => Ok(()),
         _ => {
-            let text = format!("{count} bytes from {offset} reach behind the end at {length_bytes}");
+            let text =
+                format!("{count} bytes from {offset} reach behind the end at {length_bytes}");
             Err(Error::new(Kind::Invalid, Subject::Range, text))
         }
     }
@@ -182,11 +198,31 @@ mod tests {
 
     #[test]
     fn a_concat_reads_as_its_pieces_side_by_side() {
-        let sealed = SealedMap { map: MapId(1), lsn: Lsn(1), length_bytes: 100 };
-        let piece = |offset_bytes, length_bytes| Piece { sealed, offset_bytes, length_bytes };
-        let source = || Inline { bytes: (0..100).collect() };
-        let pieces = [piece(10, 5), piece(0, 0), piece(50, 1), piece(0, 100), piece(99, 1)];
-        let expected: Vec<u8> = (10..15).chain(50..51).chain(0..100).chain(99..100).collect();
+        let sealed = SealedMap {
+            map: MapId(1),
+            lsn: Lsn(1),
+            length_bytes: 100,
+        };
+        let piece = |offset_bytes, length_bytes| Piece {
+            sealed,
+            offset_bytes,
+            length_bytes,
+        };
+        let source = || Inline {
+            bytes: (0..100).collect(),
+        };
+        let pieces = [
+            piece(10, 5),
+            piece(0, 0),
+            piece(50, 1),
+            piece(0, 100),
+            piece(99, 1),
+        ];
+        let expected: Vec<u8> = (10..15)
+            .chain(50..51)
+            .chain(0..100)
+            .chain(99..100)
+            .collect();
         let concat = Concat::new(pieces.map(|piece| (piece, source())).into());
         assert_eq!(concat.length_bytes(), expected.len() as u64);
         for start in 0..=expected.len() {
@@ -198,7 +234,10 @@ mod tests {
         }
         for (offset, count) in [(107, 1), (100, 8), (u64::MAX, 1), (108, 0)] {
             let error = concat.read_at(offset, &mut vec![0; count]).unwrap_err();
-            assert_eq!((error.kind(), error.subject()), (Kind::Invalid, Subject::Range));
+            assert_eq!(
+                (error.kind(), error.subject()),
+                (Kind::Invalid, Subject::Range)
+            );
         }
     }
 }

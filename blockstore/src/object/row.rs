@@ -49,7 +49,10 @@ impl Draft {
 /// Reads a row; `None` if there is none (the bucket may be missing too).
 pub(super) fn read(catalog: &Catalog, bucket: &str, key: &str) -> Result<Option<ObjectRow>> {
     let at = keys::object(bucket, key);
-    catalog.get(&at)?.map(|row| keys::decode(&at, &row)).transpose()
+    catalog
+        .get(&at)?
+        .map(|row| keys::decode(&at, &row))
+        .transpose()
 }
 
 /// As [`read`], but NotFound says whether the bucket or the object is missing.
@@ -82,10 +85,31 @@ pub(crate) fn put(
 ) -> Result<Object> {
     check_key(&draft.key)?;
     let old = current(txn, &draft.bucket, &draft.key)?;
-    check(condition, old.as_ref().map(|row| &row.object), &draft.bucket, &draft.key)?;
+    check(
+        condition,
+        old.as_ref().map(|row| &row.object),
+        &draft.bucket,
+        &draft.key,
+    )?;
     let seq = txn.seq_next();
-    let Draft { bucket, key, meta, length_bytes, parts, body, inline } = draft;
-    let object = Object { bucket, key, length_bytes, modified_ms: clock::now_ms(), meta, parts, body };
+    let Draft {
+        bucket,
+        key,
+        meta,
+        length_bytes,
+        parts,
+        body,
+        inline,
+    } = draft;
+    let object = Object {
+        bucket,
+        key,
+        length_bytes,
+        modified_ms: clock::now_ms(),
+        meta,
+        parts,
+        body,
+    };
     let row = ObjectRow { seq, object };
     let holder = holder(&row);
     for (map, lsn) in cuts_of(&row.object.body) {
@@ -94,7 +118,10 @@ pub(crate) fn put(
     if row.object.body == Body::Inline {
         txn.put(&keys::body(seq), inline);
     }
-    txn.put(&keys::object(&row.object.bucket, &row.object.key), keys::encode(&row)?);
+    txn.put(
+        &keys::object(&row.object.bucket, &row.object.key),
+        keys::encode(&row)?,
+    );
     if let Some(old) = old {
         entry = entry.bytes("released", old.object.length_bytes);
         release(txn, &old)?;
@@ -112,11 +139,14 @@ pub(super) fn remove(
     key: &str,
     condition: &Precondition,
 ) -> Result<Option<Object>> {
-    let Some(row) = current(txn, bucket, key)? else { return Ok(None) };
+    let Some(row) = current(txn, bucket, key)? else {
+        return Ok(None);
+    };
     check(condition, Some(&row.object), bucket, key)?;
     txn.delete(&keys::object(bucket, key));
     release(txn, &row)?;
-    let entry = Entry::new("object.removed", subject(bucket, key)).bytes("released", row.object.length_bytes);
+    let entry = Entry::new("object.removed", subject(bucket, key))
+        .bytes("released", row.object.length_bytes);
     txn.journal(who, entry)?;
     Ok(Some(row.object))
 }
@@ -135,9 +165,16 @@ fn release(txn: &mut Txn<'_>, row: &ObjectRow) -> Result<()> {
 
 /// `condition` against the current object. NotFound where it asks for an ETag and there is no object
 /// (S3 API, PutObject, `If-Match`).
-pub(super) fn check(condition: &Precondition, current: Option<&Object>, bucket: &str, key: &str) -> Result<()> {
+pub(super) fn check(
+    condition: &Precondition,
+    current: Option<&Object>,
+    bucket: &str,
+    key: &str,
+) -> Result<()> {
     let any_of = |wanted: &[String], object: &Object| {
-        wanted.iter().any(|etag| etag == "*" || *etag == object.meta.etag)
+        wanted
+            .iter()
+            .any(|etag| etag == "*" || *etag == object.meta.etag)
     };
     let refused = |why: String| {
         let text = format!("{bucket}/{key} {why}: read it again, then decide");
@@ -147,13 +184,17 @@ pub(super) fn check(condition: &Precondition, current: Option<&Object>, bucket: 
         let object = current.ok_or_else(|| missing(bucket, key))?;
         if !any_of(&condition.if_match, object) {
             let wanted = condition.if_match.join(", ");
-            return refused(format!("has ETag {:?}, not {wanted:?} as If-Match asks", object.meta.etag));
+            return refused(format!(
+                "has ETag {:?}, not {wanted:?} as If-Match asks",
+                object.meta.etag
+            ));
         }
     }
     match current {
-        Some(object) if any_of(&condition.if_none_match, object) => {
-            refused(format!("exists with ETag {:?}, which If-None-Match excludes", object.meta.etag))
-        }
+        Some(object) if any_of(&condition.if_none_match, object) => refused(format!(
+            "exists with ETag {:?}, which If-None-Match excludes",
+            object.meta.etag
+        )),
         _ => Ok(()),
     }
 }
@@ -161,14 +202,21 @@ pub(super) fn check(condition: &Precondition, current: Option<&Object>, bucket: 
 /// S3 user guide, "Object key naming guidelines": 1 to 1024 bytes of UTF-8.
 pub(super) fn check_key(key: &str) -> Result<()> {
     if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        let text = format!("an object's key has 1 to {KEY_BYTES_MAX} bytes, this one has {}", key.len());
+        let text = format!(
+            "an object's key has 1 to {KEY_BYTES_MAX} bytes, this one has {}",
+            key.len()
+        );
         return Err(Error::new(Kind::Invalid, Subject::Object, text));
     }
     Ok(())
 }
 
 pub(super) fn missing(bucket: &str, key: &str) -> Error {
-    Error::new(Kind::NotFound, Subject::Object, format!("no object {key:?} in bucket {bucket:?}: look at its listing"))
+    Error::new(
+        Kind::NotFound,
+        Subject::Object,
+        format!("no object {key:?} in bucket {bucket:?}: look at its listing"),
+    )
 }
 
 /// How the journal names an object.
@@ -177,7 +225,10 @@ pub(crate) fn subject(bucket: &str, key: &str) -> String {
 }
 
 fn holder(row: &ObjectRow) -> String {
-    format!("object:{}/{}#{}", row.object.bucket, row.object.key, row.seq)
+    format!(
+        "object:{}/{}#{}",
+        row.object.bucket, row.object.key, row.seq
+    )
 }
 
 fn cuts_of(body: &Body) -> BTreeSet<(MapId, Lsn)> {
@@ -190,5 +241,8 @@ fn cuts_of(body: &Body) -> BTreeSet<(MapId, Lsn)> {
 
 /// The cuts that pieces show, each once.
 pub(super) fn cuts_of_pieces(pieces: &[Piece]) -> BTreeSet<(MapId, Lsn)> {
-    pieces.iter().map(|piece| (piece.sealed.map, piece.sealed.lsn)).collect()
+    pieces
+        .iter()
+        .map(|piece| (piece.sealed.map, piece.sealed.lsn))
+        .collect()
 }

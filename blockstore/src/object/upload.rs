@@ -32,7 +32,13 @@ pub(super) struct DraftPart {
 
 impl Store {
     /// Begins an upload. NotFound where the bucket is missing.
-    pub fn upload_create(&self, who: &Who, bucket: &str, key: &str, meta: ObjectMeta) -> Result<Upload> {
+    pub fn upload_create(
+        &self,
+        who: &Who,
+        bucket: &str,
+        key: &str,
+        meta: ObjectMeta,
+    ) -> Result<Upload> {
         self.shared.engine.admit_write()?;
         create(&self.shared.catalog, who, bucket, key, meta)
     }
@@ -90,16 +96,34 @@ impl Store {
     }
 }
 
-fn create(catalog: &Catalog, who: &Who, bucket: &str, key: &str, meta: ObjectMeta) -> Result<Upload> {
+fn create(
+    catalog: &Catalog,
+    who: &Who,
+    bucket: &str,
+    key: &str,
+    meta: ObjectMeta,
+) -> Result<Upload> {
     row::check_key(key)?;
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let upload = Upload { id, bucket: bucket.into(), key: key.into(), created_ms: clock::now_ms(), meta };
+    let upload = Upload {
+        id,
+        bucket: bucket.into(),
+        key: key.into(),
+        created_ms: clock::now_ms(),
+        meta,
+    };
     let who = who.clone();
     catalog.transact(move |txn| {
         bucket::expect(txn, &upload.bucket)?;
-        txn.put(&keys::upload(&upload.bucket, &upload.id), keys::encode(&upload)?);
+        txn.put(
+            &keys::upload(&upload.bucket, &upload.id),
+            keys::encode(&upload)?,
+        );
         let subject = row::subject(&upload.bucket, &upload.key);
-        txn.journal(&who, Entry::new("upload.created", subject).detail(format!("upload {}", upload.id)))?;
+        txn.journal(
+            &who,
+            Entry::new("upload.created", subject).detail(format!("upload {}", upload.id)),
+        )?;
         Ok(upload)
     })
 }
@@ -128,19 +152,41 @@ pub(super) fn check_number(number: u32) -> Result<()> {
 
 /// Commits a part over an earlier one of its number. `cause` names the byte counter: `written` or
 /// `shared`. The pieces' maps must be pinned, or get their rows in this transaction.
-pub(super) fn put_part(txn: &mut Txn<'_>, who: &Who, upload: &Upload, draft: DraftPart, cause: &str) -> Result<Part> {
+pub(super) fn put_part(
+    txn: &mut Txn<'_>,
+    who: &Who,
+    upload: &Upload,
+    draft: DraftPart,
+    cause: &str,
+) -> Result<Part> {
     check_number(draft.number)?;
     expect(txn, upload)?;
     let seq = txn.seq_next();
-    let DraftPart { number, etag, checksums, length_bytes, pieces } = draft;
-    let part = Part { number, length_bytes, etag, checksums, modified_ms: clock::now_ms(), pieces };
+    let DraftPart {
+        number,
+        etag,
+        checksums,
+        length_bytes,
+        pieces,
+    } = draft;
+    let part = Part {
+        number,
+        length_bytes,
+        etag,
+        checksums,
+        modified_ms: clock::now_ms(),
+        pieces,
+    };
     let row = PartRow { seq, part };
     let holder = holder(upload, &row);
     for (map, lsn) in cuts_of_pieces(&row.part.pieces) {
         txn.pin(map, lsn, &holder)?;
     }
     let at = keys::part(&upload.id, number);
-    let old: Option<PartRow> = txn.get(&at)?.map(|old| keys::decode(&at, &old)).transpose()?;
+    let old: Option<PartRow> = txn
+        .get(&at)?
+        .map(|old| keys::decode(&at, &old))
+        .transpose()?;
     txn.put(&at, keys::encode(&row)?);
     let mut entry = Entry::new("part.put", row::subject(&upload.bucket, &upload.key))
         .bytes(cause, length_bytes)
@@ -170,10 +216,17 @@ fn complete(
         let chosen = choose(&stored, &named)?;
         let parts: Vec<u64> = chosen.iter().map(|part| part.length_bytes).collect();
         let length_bytes: u64 = parts.iter().sum();
-        let released: u64 = stored.values().map(|row| row.part.length_bytes).sum::<u64>() - length_bytes;
-        let mut entry = Entry::new("upload.completed", row::subject(&upload.bucket, &upload.key))
-            .bytes("shared", length_bytes)
-            .detail(format!("upload {}, {} parts", upload.id, parts.len()));
+        let released: u64 = stored
+            .values()
+            .map(|row| row.part.length_bytes)
+            .sum::<u64>()
+            - length_bytes;
+        let mut entry = Entry::new(
+            "upload.completed",
+            row::subject(&upload.bucket, &upload.key),
+        )
+        .bytes("shared", length_bytes)
+        .detail(format!("upload {}, {} parts", upload.id, parts.len()));
         if released > 0 {
             entry = entry.bytes("dropped", released);
         }
@@ -198,7 +251,10 @@ fn abort(catalog: &Catalog, who: &Who, upload: &Upload) -> Result<()> {
         expect(txn, &upload)?;
         let stored = stored(txn, &upload)?;
         let entry = Entry::new("upload.aborted", row::subject(&upload.bucket, &upload.key))
-            .bytes("released", stored.values().map(|row| row.part.length_bytes).sum())
+            .bytes(
+                "released",
+                stored.values().map(|row| row.part.length_bytes).sum(),
+            )
             .detail(format!("upload {}", upload.id));
         forget(txn, &upload, &stored)?;
         txn.journal(&who, entry).map(|_| ())
@@ -206,25 +262,41 @@ fn abort(catalog: &Catalog, who: &Who, upload: &Upload) -> Result<()> {
 }
 
 /// The named parts, if they are what the client says they are.
-fn choose<'a>(stored: &'a BTreeMap<u32, PartRow>, named: &[(u32, String)]) -> Result<Vec<&'a Part>> {
+fn choose<'a>(
+    stored: &'a BTreeMap<u32, PartRow>,
+    named: &[(u32, String)],
+) -> Result<Vec<&'a Part>> {
     let invalid = |text: String| Error::new(Kind::Invalid, Subject::Part, text);
     if named.is_empty() {
-        return Err(invalid("an upload is completed from at least one part, none is named".into()));
+        return Err(invalid(
+            "an upload is completed from at least one part, none is named".into(),
+        ));
     }
     if let Some(pair) = named.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
-        let text = format!("part {} is named behind part {}: parts come in rising order", pair[1].0, pair[0].0);
+        let text = format!(
+            "part {} is named behind part {}: parts come in rising order",
+            pair[1].0, pair[0].0
+        );
         return Err(invalid(text));
     }
     let mut chosen = Vec::with_capacity(named.len());
     for (number, etag) in named {
-        let row = stored.get(number).ok_or_else(|| invalid(format!("part {number} was not uploaded")))?;
+        let row = stored
+            .get(number)
+            .ok_or_else(|| invalid(format!("part {number} was not uploaded")))?;
         if row.part.etag != *etag {
-            return Err(invalid(format!("part {number} has ETag {:?}, not {etag:?}", row.part.etag)));
+            return Err(invalid(format!(
+                "part {number} has ETag {:?}, not {etag:?}",
+                row.part.etag
+            )));
         }
         chosen.push(&row.part);
     }
     let all_but_last = &chosen[..chosen.len() - 1];
-    if let Some(part) = all_but_last.iter().find(|part| part.length_bytes < PART_BYTES_MIN) {
+    if let Some(part) = all_but_last
+        .iter()
+        .find(|part| part.length_bytes < PART_BYTES_MIN)
+    {
         let text = format!(
             "part {} is too small: it has {} bytes, all parts but the last need {PART_BYTES_MIN}",
             part.number, part.length_bytes
@@ -240,7 +312,8 @@ fn body_of(parts: &[&Part]) -> Body {
     for piece in parts.iter().flat_map(|part| &part.pieces) {
         match pieces.last_mut() {
             Some(last)
-                if last.sealed == piece.sealed && last.offset_bytes + last.length_bytes == piece.offset_bytes =>
+                if last.sealed == piece.sealed
+                    && last.offset_bytes + last.length_bytes == piece.offset_bytes =>
             {
                 last.length_bytes += piece.length_bytes;
             }
@@ -249,7 +322,9 @@ fn body_of(parts: &[&Part]) -> Body {
     }
     match pieces.as_slice() {
         [] => Body::Inline,
-        [only] if only.offset_bytes == 0 && only.length_bytes == only.sealed.length_bytes => Body::Map(only.sealed),
+        [only] if only.offset_bytes == 0 && only.length_bytes == only.sealed.length_bytes => {
+            Body::Map(only.sealed)
+        }
         _ => Body::Concat(pieces),
     }
 }
@@ -290,11 +365,17 @@ fn expect(txn: &Txn<'_>, upload: &Upload) -> Result<()> {
 }
 
 fn of_key(upload: Upload, key: &str) -> Result<Upload> {
-    if upload.key == key { Ok(upload) } else { Err(missing(&upload.id)) }
+    if upload.key == key {
+        Ok(upload)
+    } else {
+        Err(missing(&upload.id))
+    }
 }
 
 fn missing(id: &str) -> Error {
-    let text = format!("no upload {id:?} to this key is under way: it was completed or aborted, or never begun");
+    let text = format!(
+        "no upload {id:?} to this key is under way: it was completed or aborted, or never begun"
+    );
     Error::new(Kind::NotFound, Subject::Upload, text)
 }
 
@@ -303,143 +384,4 @@ fn holder(upload: &Upload, row: &PartRow) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::MapRow;
-    use crate::{LogId, Lsn, MapId, SealedMap};
-
-    const MIB: u64 = 1 << 20;
-
-    fn sealed(map: u64, length_bytes: u64) -> SealedMap {
-        SealedMap { map: MapId(map), lsn: Lsn(9), length_bytes }
-    }
-
-    fn piece(map: u64, offset_bytes: u64, length_bytes: u64) -> Piece {
-        Piece { sealed: sealed(map, 100 * MIB), offset_bytes, length_bytes }
-    }
-
-    struct Bench {
-        _directory: tempfile::TempDir,
-        catalog: Catalog,
-        upload: Upload,
-    }
-
-    fn bench() -> Bench {
-        let directory = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(directory.path()).unwrap();
-        bucket::create(&catalog, &Who::server(), "abc").unwrap();
-        let upload = create(&catalog, &Who::server(), "abc", "k/ey", ObjectMeta::default()).unwrap();
-        Bench { _directory: directory, catalog, upload }
-    }
-
-    impl Bench {
-        fn part(&self, number: u32, map: u64, length_bytes: u64) -> Result<Part> {
-            let upload = self.upload.clone();
-            self.catalog.transact(move |txn| {
-                let log = LogId(1);
-                let row = MapRow { log, parent: None, length_bytes, borrows: Vec::new(), created_ms: 1 };
-                txn.put_map(MapId(map), &row)?;
-                let pieces = vec![Piece { sealed: sealed(map, length_bytes), offset_bytes: 0, length_bytes }];
-                let etag = format!("e{map}");
-                let draft = DraftPart { number, etag, checksums: BTreeMap::new(), length_bytes, pieces };
-                put_part(txn, &Who::server(), &upload, draft, "written")
-            })
-        }
-
-        fn complete(&self, named: &[(u32, &str)]) -> Result<Object> {
-            let named: Vec<_> = named.iter().map(|(number, etag)| (*number, (*etag).to_owned())).collect();
-            let meta = ObjectMeta { etag: "whole-2".into(), ..ObjectMeta::default() };
-            complete(&self.catalog, &Who::server(), &self.upload, &named, meta, &Precondition::default())
-        }
-
-        fn loose(&self) -> Vec<u64> {
-            self.catalog.loose().unwrap().into_iter().map(|map| map.0).collect()
-        }
-    }
-
-    #[test]
-    fn completing_shares_the_named_parts_and_lets_go_of_the_others() {
-        let bench = bench();
-        bench.part(1, 11, 5 * MIB).unwrap();
-        bench.part(3, 13, 6 * MIB).unwrap();
-        bench.part(3, 14, 7 * MIB).unwrap();
-        assert_eq!(bench.loose(), [13]);
-        bench.part(4, 15, 5 * MIB).unwrap();
-        bench.part(7, 17, 1).unwrap();
-        let numbers: Vec<_> = parts(&bench.catalog, &bench.upload).unwrap().iter().map(|part| part.number).collect();
-        assert_eq!(numbers, [1, 3, 4, 7]);
-
-        let object = bench.complete(&[(1, "e11"), (3, "e14"), (7, "e17")]).unwrap();
-        assert_eq!((object.length_bytes, object.parts), (12 * MIB + 1, vec![5 * MIB, 7 * MIB, 1]));
-        assert!(matches!(object.body, Body::Concat(pieces) if pieces.len() == 3));
-        assert_eq!(bench.loose(), [13, 15]);
-        for map in [11, 14, 17] {
-            assert!(bench.catalog.has_pin(MapId(map), Lsn(9)).unwrap());
-        }
-        let error = bench.complete(&[(1, "e11")]).unwrap_err();
-        assert_eq!((error.kind(), error.subject()), (Kind::NotFound, Subject::Upload));
-        assert_eq!(bench.part(1, 20, 1).unwrap_err().subject(), Subject::Upload);
-        assert_eq!(bench.catalog.count(keys::PINS).unwrap(), 3);
-
-        let removed = bench
-            .catalog
-            .transact(|txn| row::remove(txn, &Who::server(), "abc", "k/ey", &Precondition::default()))
-            .unwrap();
-        assert!(removed.is_some());
-        assert_eq!(bench.loose(), [11, 13, 14, 15, 17]);
-        assert_eq!(bench.catalog.count(keys::PINS).unwrap(), 0);
-    }
-
-    #[test]
-    fn a_wrong_list_of_parts_changes_nothing_and_names_the_part() {
-        let bench = bench();
-        bench.part(1, 11, 5 * MIB - 1).unwrap();
-        bench.part(2, 12, 5 * MIB).unwrap();
-        bench.part(5, 15, 5 * MIB).unwrap();
-        for (named, text) in [
-            (&[][..], "none is named"),
-            (&[(1, "e11"), (2, "e12")], "part 1 is too small"),
-            (&[(2, "e12"), (2, "e12")], "part 2 is named behind part 2: parts come in rising order"),
-            (&[(5, "e15"), (2, "e12")], "part 2 is named behind part 5"),
-            (&[(2, "e12"), (3, "e13")], "part 3 was not uploaded"),
-            (&[(2, "e11")], "part 2 has ETag \"e12\", not \"e11\""),
-        ] {
-            let error = bench.complete(named).unwrap_err();
-            assert_eq!((error.kind(), error.subject()), (Kind::Invalid, Subject::Part));
-            assert!(error.to_string().contains(text), "{error}");
-        }
-        assert_eq!(bench.part(0, 16, 1).unwrap_err().kind(), Kind::Invalid);
-        assert_eq!(bench.part(10_001, 16, 1).unwrap_err().kind(), Kind::Invalid);
-        let object = bench.complete(&[(1, "e11")]).unwrap();
-        assert_eq!(object.body, Body::Map(sealed(11, 5 * MIB - 1)));
-    }
-
-    #[test]
-    fn an_aborted_upload_lets_go_of_every_part() {
-        let bench = bench();
-        bench.part(1, 11, 5 * MIB).unwrap();
-        bench.part(2, 12, 5 * MIB).unwrap();
-        abort(&bench.catalog, &Who::server(), &bench.upload).unwrap();
-        assert_eq!(bench.loose(), [11, 12]);
-        assert_eq!(abort(&bench.catalog, &Who::server(), &bench.upload).unwrap_err().subject(), Subject::Upload);
-        bucket::remove(&bench.catalog, &Who::server(), "abc").unwrap();
-    }
-
-    #[test]
-    fn neighbouring_pieces_of_one_map_become_one() {
-        let part = |number, pieces: &[Piece]| Part {
-            number,
-            length_bytes: pieces.iter().map(|piece| piece.length_bytes).sum(),
-            etag: String::new(),
-            checksums: BTreeMap::new(),
-            modified_ms: 0,
-            pieces: pieces.to_vec(),
-        };
-        let (a, b) = (part(1, &[piece(1, 0, 4096)]), part(2, &[piece(1, 4096, 8192), piece(2, 0, 5)]));
-        assert_eq!(body_of(&[&a, &b]), Body::Concat(vec![piece(1, 0, 12288), piece(2, 0, 5)]));
-        assert_eq!(body_of(&[&b, &a]), Body::Concat([&b.pieces[..], &a.pieces].concat()));
-        let halves = [part(1, &[piece(1, 0, 50 * MIB)]), part(2, &[piece(1, 50 * MIB, 50 * MIB)])];
-        assert_eq!(body_of(&[&halves[0], &halves[1]]), Body::Map(sealed(1, 100 * MIB)));
-        assert_eq!(body_of(&[&part(1, &[])]), Body::Inline);
-    }
-}
+mod tests;

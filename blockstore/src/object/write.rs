@@ -1,7 +1,9 @@
 //! Bodies on their way in.
 
 use super::row::{self, Draft};
-use super::{Body, INLINE_BYTES_MAX, Object, ObjectMeta, Part, Piece, Precondition, Upload, bucket, upload};
+use super::{
+    Body, INLINE_BYTES_MAX, Object, ObjectMeta, Part, Piece, Precondition, Upload, bucket, upload,
+};
 use crate::catalog::MapRow;
 use crate::engine::MapBuilder;
 use crate::{Entry, Result, SealedMap, Store, Who};
@@ -35,11 +37,20 @@ impl Store {
     fn writer(&self, bucket: &str, copy: bool) -> Result<ObjectWriter> {
         self.shared.engine.admit_write()?;
         bucket::expect_now(&self.shared.catalog, bucket)?;
-        Ok(ObjectWriter { store: self.clone(), bucket: bucket.into(), body: Growing::Buffered(Vec::new()), copy })
+        Ok(ObjectWriter {
+            store: self.clone(),
+            bucket: bucket.into(),
+            body: Growing::Buffered(Vec::new()),
+            copy,
+        })
     }
 
     fn new_map(&self, copy: bool) -> Result<MapBuilder> {
-        if copy { self.shared.engine.body_copy() } else { self.shared.engine.body() }
+        if copy {
+            self.shared.engine.body_copy()
+        } else {
+            self.shared.engine.body()
+        }
     }
 
     /// Ok(None): there was nothing (S3 deletes are idempotent). Precondition is checked in the batch.
@@ -50,8 +61,16 @@ impl Store {
         key: &str,
         condition: &Precondition,
     ) -> Result<Option<Object>> {
-        let (who, bucket, key, condition) = (who.clone(), bucket.to_owned(), key.to_owned(), condition.clone());
-        let removed = self.shared.catalog.transact(move |txn| row::remove(txn, &who, &bucket, &key, &condition))?;
+        let (who, bucket, key, condition) = (
+            who.clone(),
+            bucket.to_owned(),
+            key.to_owned(),
+            condition.clone(),
+        );
+        let removed = self
+            .shared
+            .catalog
+            .transact(move |txn| row::remove(txn, &who, &bucket, &key, &condition))?;
         if removed.is_some() {
             self.shared.engine.sweep_soon();
         }
@@ -68,7 +87,9 @@ impl Store {
         match abandoned {
             Ok(()) => self.shared.engine.sweep_soon(),
             // The next opening finds it among the unfinished maps.
-            Err(error) => tracing::warn!(map = %sealed.map, error = error.chain(), "an unnamed body stays until restart"),
+            Err(error) => {
+                tracing::warn!(map = %sealed.map, error = error.chain(), "an unnamed body stays until restart");
+            }
         }
     }
 }
@@ -100,14 +121,30 @@ impl ObjectWriter {
     }
 
     /// Syncs, then commits the object in one catalog batch.
-    pub fn commit(self, who: &Who, key: &str, meta: ObjectMeta, condition: &Precondition) -> Result<Object> {
+    pub fn commit(
+        self,
+        who: &Who,
+        key: &str,
+        meta: ObjectMeta,
+        condition: &Precondition,
+    ) -> Result<Object> {
         row::check_key(key)?;
         // Refuse before the sync what would be refused after it; the batch checks again.
         let current = row::read(&self.store.shared.catalog, &self.bucket, key)?;
-        row::check(condition, current.as_ref().map(|row| &row.object), &self.bucket, key)?;
+        row::check(
+            condition,
+            current.as_ref().map(|row| &row.object),
+            &self.bucket,
+            key,
+        )?;
 
         let length_bytes = self.length_bytes();
-        let Self { store, bucket, body, .. } = self;
+        let Self {
+            store,
+            bucket,
+            body,
+            ..
+        } = self;
         let (map, body, inline) = match body {
             Growing::Buffered(bytes) => (None, Body::Inline, bytes),
             Growing::Map(map) => {
@@ -115,8 +152,17 @@ impl ObjectWriter {
                 (Some((sealed, row)), Body::Map(sealed), Vec::new())
             }
         };
-        let entry = Entry::new("object.put", row::subject(&bucket, key)).bytes("written", length_bytes);
-        let draft = Draft { bucket, key: key.into(), meta, length_bytes, parts: Vec::new(), body, inline };
+        let entry =
+            Entry::new("object.put", row::subject(&bucket, key)).bytes("written", length_bytes);
+        let draft = Draft {
+            bucket,
+            key: key.into(),
+            meta,
+            length_bytes,
+            parts: Vec::new(),
+            body,
+            inline,
+        };
         let (who, condition, new) = (who.clone(), condition.clone(), map.clone());
         let committed = store.shared.catalog.transact(move |txn| {
             if let Some((sealed, row)) = &new {
@@ -138,7 +184,9 @@ impl ObjectWriter {
     ) -> Result<Part> {
         upload::check_number(number)?;
         let length_bytes = self.length_bytes();
-        let Self { store, body, copy, .. } = self;
+        let Self {
+            store, body, copy, ..
+        } = self;
         let map = match body {
             Growing::Buffered(bytes) if bytes.is_empty() => None,
             Growing::Buffered(bytes) => {
@@ -148,8 +196,18 @@ impl ObjectWriter {
             }
             Growing::Map(map) => Some(map.finish()?),
         };
-        let piece = map.as_ref().map(|(sealed, _)| Piece { sealed: *sealed, offset_bytes: 0, length_bytes });
-        let part = upload::DraftPart { number, etag, checksums, length_bytes, pieces: piece.into_iter().collect() };
+        let piece = map.as_ref().map(|(sealed, _)| Piece {
+            sealed: *sealed,
+            offset_bytes: 0,
+            length_bytes,
+        });
+        let part = upload::DraftPart {
+            number,
+            etag,
+            checksums,
+            length_bytes,
+            pieces: piece.into_iter().collect(),
+        };
         let (who, upload, new) = (who.clone(), upload.clone(), map.clone());
         let committed = store.shared.catalog.transact(move |txn| {
             if let Some((sealed, row)) = &new {

@@ -149,6 +149,13 @@ impl World {
         }
     }
 
+    /// Set INFALL_SIM_TRACE to follow a seed.
+    fn trace(&self, what: &str) {
+        if std::env::var_os("INFALL_SIM_TRACE").is_some() {
+            println!("{what}: boot {} stamp {} broken {} volumes {}", self.boot, self.stamp, self.broken, self.volumes.len());
+        }
+    }
+
     fn flushed(&mut self) {
         self.states = vec![self.volumes.clone()];
     }
@@ -158,6 +165,7 @@ impl World {
             return self.restart();
         }
         let volume = self.random.random_range(0..self.volumes.len());
+        self.trace("step");
         match self.random.random_range(0..100) {
             0..45 => self.write(volume),
             45..52 => self.zero(volume),
@@ -216,6 +224,7 @@ impl World {
             bytes.extend(block_of(self.stamp));
             after[volume].shown[block] = self.stamp;
         }
+        self.trace(&format!("write {} at {first}+{count}", self.volumes[volume].map));
         let outcome = self.engine().write(&self.head(volume), first as u64, &bytes);
         self.settle_change(outcome, after);
     }
@@ -223,6 +232,7 @@ impl World {
     /// A change that failed may still have happened, unless it was refused beforehand.
     fn settle_change(&mut self, outcome: crate::Result<()>, after: Vec<Volume>) {
         let before = self.broken;
+        self.trace(&format!("outcome {outcome:?}"));
         let done = self.settled(outcome).is_some();
         if done || self.broken != before {
             self.states.push(after.clone());
@@ -237,11 +247,13 @@ impl World {
         let count = self.random.random_range(1..=BLOCKS - first);
         let mut after = self.volumes.clone();
         after[volume].shown[first..first + count].fill(0);
+        self.trace(&format!("zero {} at {first}+{count}", self.volumes[volume].map));
         let outcome = self.engine().zero(&self.head(volume), first as u64, count as u64);
         self.settle_change(outcome, after);
     }
 
     fn seal(&mut self, volume: usize) {
+        self.trace("seal");
         let head = self.head(volume);
         let outcome = self.engine().seal(&head);
         let Some(sealed) = self.settled(outcome) else { return };
@@ -274,11 +286,13 @@ impl World {
         let seal = &self.seals[self.random.random_range(0..self.seals.len())];
         if seal.shown.len() == BLOCKS {
             let parent = (seal.sealed, seal.shown.clone());
+            self.trace(&format!("clone {}", seal.name));
             self.add_volume(Some(parent));
         }
     }
 
     fn body(&mut self) {
+        self.trace("body");
         let build = |world: &mut Self| -> crate::Result<(SealedMap, MapRow, Shown)> {
             let mut builder = world.engine().body()?;
             let mut shown = Vec::new();
@@ -311,6 +325,7 @@ impl World {
     }
 
     fn restart(&mut self) {
+        self.trace("restart");
         // Everything that was answered is in the page cache; a write that failed may be there too.
         let answered = self.volumes.clone();
         let failed = self.broken.then(|| self.states.last().cloned()).flatten();
@@ -325,6 +340,7 @@ impl World {
     }
 
     fn cut_power(&mut self) {
+        self.trace("cut_power");
         self.cuts += 1;
         self.engine = None;
         self.disk.cut_power();
@@ -350,13 +366,18 @@ impl World {
             .collect();
         let matches = |state: &Vec<Volume>| state.iter().zip(&seen).all(|(state, seen)| state.shown == seen.shown);
         let Some(found) = self.states.iter().rposition(matches) else {
-            let last = self.states.last().unwrap();
-            let differs = last.iter().zip(&seen).find_map(|(state, seen)| {
-                let block = (0..BLOCKS).find(|block| state.shown[*block] != seen.shown[*block])?;
-                Some((state.map, block, state.shown[block], seen.shown[block]))
-            });
+            let differs: Vec<_> = self
+                .states
+                .iter()
+                .map(|state| {
+                    state.iter().zip(&seen).find_map(|(state, seen)| {
+                        let block = (0..BLOCKS).find(|block| state.shown[*block] != seen.shown[*block])?;
+                        Some((state.map.0, block, state.shown[block], seen.shown[block]))
+                    })
+                })
+                .collect();
             panic!(
-                "seed {}: no state since the last flush ({} of them) is shown; the newest differs at {differs:?}",
+                "seed {}: no state since the last flush ({} of them) is shown; they differ at (map, block, expected, seen) {differs:?}",
                 self.seed,
                 self.states.len()
             );

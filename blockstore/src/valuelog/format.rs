@@ -60,6 +60,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) store: [u8; 16],
     pub(crate) segment: SegmentId,
     pub(crate) boot: u64,
+    /// The first segment of this boot: those from there to this one follow without a gap.
+    pub(crate) first: SegmentId,
 }
 
 impl SegmentHeader {
@@ -71,6 +73,7 @@ impl SegmentHeader {
         page.extend_from_slice(&self.store);
         page.extend_from_slice(&self.segment.0.to_le_bytes());
         page.extend_from_slice(&self.boot.to_le_bytes());
+        page.extend_from_slice(&self.first.0.to_le_bytes());
         let crc = crc32fast::hash(&page);
         page.extend_from_slice(&crc.to_le_bytes());
         page.resize(SEGMENT_HEADER, 0);
@@ -90,7 +93,8 @@ impl SegmentHeader {
         fields.u32()?;
         let mut store = [0; 16];
         store.copy_from_slice(fields.take(16)?);
-        let header = Self { store, segment: SegmentId(fields.u64()?), boot: fields.u64()? };
+        let header =
+            Self { store, segment: SegmentId(fields.u64()?), boot: fields.u64()?, first: SegmentId(fields.u64()?) };
         let end = fields.at;
         if fields.u32()? != crc32fast::hash(&page[..end]) {
             return Err(FormatError::Invalid { what });
@@ -490,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_newer_segment_is_refused_in_words() {
-        let mut page = SegmentHeader { store: [1; 16], segment: SegmentId(2), boot: 3 }.encode();
+        let mut page = SegmentHeader { store: [1; 16], segment: SegmentId(2), boot: 3, first: SegmentId(1) }.encode();
         page[8] = 9;
         let refusal = SegmentHeader::decode(&page).unwrap_err();
         assert!(refusal.to_string().contains("version 9"), "{refusal}");

@@ -69,6 +69,7 @@ struct SyncState {
 pub(crate) struct ValueLog {
     disk: Arc<dyn Disk>,
     settings: Settings,
+    first: SegmentId,
     active: Mutex<Active>,
     sync: Mutex<SyncState>,
     sync_done: Condvar,
@@ -85,6 +86,7 @@ impl ValueLog {
         Self {
             disk,
             settings,
+            first: next,
             active: Mutex::new(Active {
                 segment: next,
                 file: None,
@@ -190,10 +192,11 @@ impl ValueLog {
     pub(crate) fn sync(&self, through: Position) -> Result<()> {
         let mut state = lock(&self.sync);
         loop {
+            // Refused even where nothing is left to sync: a flush is no place to learn that all is well.
+            self.admit()?;
             if state.synced >= through {
                 return Ok(());
             }
-            self.admit()?;
             if !state.running {
                 break;
             }
@@ -261,7 +264,12 @@ impl ValueLog {
         self.room_for_segment(room)?;
         let begin = || -> std::io::Result<(Arc<dyn DiskFile>, u32)> {
             let file = self.disk.create(&Self::name(segment))?;
-            let header = SegmentHeader { store: self.settings.store, segment, boot: self.settings.boot };
+            let header = SegmentHeader {
+                store: self.settings.store,
+                segment,
+                boot: self.settings.boot,
+                first: self.first,
+            };
             let prepared = file
                 .reserve(self.settings.segment_bytes + (1 << 20))
                 .and_then(|()| file.write_at(0, &[&header.encode()]));

@@ -18,8 +18,16 @@ const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
 fn peak_resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
 }
 
 /// Places where a change means something: the header, and every table.
@@ -29,7 +37,9 @@ fn tables(file: &[u8]) -> Vec<(usize, usize)> {
     let offset_of = |entry: u64| usize::try_from(entry & 0x00ff_ffff_ffff_fe00).unwrap();
     let (l1, l1_entries) = (offset_of(number(40)), usize::from(file[39]));
     let mut places = vec![(0, 112), (0, 1024), (l1, l1_entries * 8)];
-    let l2_tables = (0..l1_entries).map(|index| offset_of(number(l1 + index * 8))).filter(|offset| *offset != 0);
+    let l2_tables = (0..l1_entries)
+        .map(|index| offset_of(number(l1 + index * 8)))
+        .filter(|offset| *offset != 0);
     places.extend(l2_tables.map(|offset| (offset, cluster.min(512))));
     places
 }
@@ -41,20 +51,35 @@ fn mutate(random: &mut StdRng, file: &mut Vec<u8>, places: &[(usize, usize)]) {
         match random.random_range(0..6) {
             0 if at < file.len() => file[at] ^= 1 << random.random_range(0..8),
             1 if at < file.len() => file[at] = random.random(),
-            2 if at < file.len() => file[at] = [0, 0xff, 0x7f, 0x80, 0x40][random.random_range(0..5)],
+            2 if at < file.len() => {
+                file[at] = [0, 0xff, 0x7f, 0x80, 0x40][random.random_range(0..5)];
+            }
             3 if at + 8 < file.len() => {
-                let word = [0, u64::MAX, 1 << 62, 1 << 63 | 0x1_0000, random.random(), random.random_range(0..file.len() as u64)];
+                let word = [
+                    0,
+                    u64::MAX,
+                    1 << 62,
+                    1 << 63 | 0x1_0000,
+                    random.random(),
+                    random.random_range(0..file.len() as u64),
+                ];
                 let at = at / 8 * 8;
-                file[at..at + 8].copy_from_slice(&word[random.random_range(0..word.len())].to_be_bytes());
+                file[at..at + 8]
+                    .copy_from_slice(&word[random.random_range(0..word.len())].to_be_bytes());
             }
             4 if start + 16 < file.len() => {
                 // One entry shows what another does.
-                let (from, to) = (random.random_range(0..length.max(16) / 8), random.random_range(0..length.max(16) / 8));
+                let (from, to) = (
+                    random.random_range(0..length.max(16) / 8),
+                    random.random_range(0..length.max(16) / 8),
+                );
                 if start + from.max(to) * 8 + 8 <= file.len() {
                     file.copy_within(start + from * 8..start + from * 8 + 8, start + to * 8);
                 }
             }
-            5 if random.random_range(0..8) == 0 => file.truncate(random.random_range(0..file.len())),
+            5 if random.random_range(0..8) == 0 => {
+                file.truncate(random.random_range(0..file.len()));
+            }
             _ => {}
         }
         if file.is_empty() {
@@ -98,7 +123,10 @@ fn changed_headers_and_tables_never_panic_hang_or_eat_memory() {
     ]
     .into_iter()
     .map(sound)
-    .chain([packed("compression_type=zlib,cluster_size=4k"), packed("compression_type=zstd,cluster_size=64k")])
+    .chain([
+        packed("compression_type=zlib,cluster_size=4k"),
+        packed("compression_type=zstd,cluster_size=64k"),
+    ])
     .collect();
     let places: Vec<_> = files.iter().map(|file| tables(file)).collect();
     let (begin, before) = (Instant::now(), peak_resident_bytes());
@@ -111,7 +139,10 @@ fn changed_headers_and_tables_never_panic_hang_or_eat_memory() {
         let outcome = read(&file);
         let took = started.elapsed();
         tried += 1;
-        assert!(took < ONE_FILE_MAX, "file {tried} of seed {seed} took {took:?}: {outcome:?}");
+        assert!(
+            took < ONE_FILE_MAX,
+            "file {tried} of seed {seed} took {took:?}: {outcome:?}"
+        );
         match outcome {
             Ok(()) => accepted += 1,
             Err(error) => assert!(
@@ -121,16 +152,36 @@ fn changed_headers_and_tables_never_panic_hang_or_eat_memory() {
         }
     }
     let grown = peak_resident_bytes() - before;
-    println!("{tried} files, {accepted} of them accepted, {} KiB more resident", grown >> 10);
-    assert!(grown < MEMORY_BYTES_MAX, "{grown} bytes more resident with seed {seed}");
+    println!(
+        "{tried} files, {accepted} of them accepted, {} KiB more resident",
+        grown >> 10
+    );
+    assert!(
+        grown < MEMORY_BYTES_MAX,
+        "{grown} bytes more resident with seed {seed}"
+    );
     assert!(accepted > 0 && accepted < tried);
 }
 
 fn packed(options: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
-    let (raw, path) = (folder.path().join("disk.raw"), folder.path().join("packed.qcow2"));
+    let (raw, path) = (
+        folder.path().join("disk.raw"),
+        folder.path().join("packed.qcow2"),
+    );
     std::fs::write(&raw, vec![b'z'; 1 << 20]).unwrap();
-    qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options, raw.to_str().unwrap(), path.to_str().unwrap()]);
+    qemu_img(&[
+        "convert",
+        "-c",
+        "-f",
+        "raw",
+        "-O",
+        "qcow2",
+        "-o",
+        options,
+        raw.to_str().unwrap(),
+        path.to_str().unwrap(),
+    ]);
     std::fs::read(&path).unwrap()
 }
 
@@ -138,8 +189,22 @@ fn packed(options: &str) -> Vec<u8> {
 fn a_huge_empty_disk_is_one_run_and_a_larger_one_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("huge.qcow2");
-    for options in ["cluster_size=64k", "cluster_size=2M", "cluster_size=64k,extended_l2=on", "cluster_size=2M,compat=0.10"] {
-        qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, path.to_str().unwrap(), "64T"]);
+    for options in [
+        "cluster_size=64k",
+        "cluster_size=2M",
+        "cluster_size=64k,extended_l2=on",
+        "cluster_size=2M,compat=0.10",
+    ] {
+        qemu_img(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            options,
+            path.to_str().unwrap(),
+            "64T",
+        ]);
         let file = FileAt::open(&path);
         let qcow2 = Qcow2::open(&file).unwrap();
         let runs = runs(&qcow2).unwrap();
@@ -165,7 +230,11 @@ impl ReadAt for Hollow {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> blockstore::Result<()> {
         for (at, byte) in (offset..).zip(buffer.iter_mut()) {
-            *byte = usize::try_from(at).ok().and_then(|at| self.header.get(at)).copied().unwrap_or(0);
+            *byte = usize::try_from(at)
+                .ok()
+                .and_then(|at| self.header.get(at))
+                .copied()
+                .unwrap_or(0);
         }
         Ok(())
     }
@@ -180,8 +249,16 @@ fn a_declared_size_whose_tables_do_not_fit_is_refused_before_anything_is_read() 
     header[24..32].copy_from_slice(&(64_u64 << 40).to_be_bytes());
     header[36..40].copy_from_slice(&(1_u32 << 31).to_be_bytes());
     for length in [1 << 20, 64 << 30, 5 << 40] {
-        let error = Qcow2::open(&Hollow { header: header.clone(), length }).err().unwrap();
-        assert!(matches!(error.kind(), Kind::Invalid | Kind::Unsupported), "{error}");
+        let error = Qcow2::open(&Hollow {
+            header: header.clone(),
+            length,
+        })
+        .err()
+        .unwrap();
+        assert!(
+            matches!(error.kind(), Kind::Invalid | Kind::Unsupported),
+            "{error}"
+        );
     }
     assert!(peak_resident_bytes() - before < MEMORY_BYTES_MAX);
 }

@@ -20,7 +20,8 @@ pub(crate) struct FileAt {
 
 impl FileAt {
     pub(crate) fn open(path: &Path) -> Self {
-        let file = File::open(path).unwrap_or_else(|problem| panic!("cannot open {}: {problem}", path.display()));
+        let file = File::open(path)
+            .unwrap_or_else(|problem| panic!("cannot open {}: {problem}", path.display()));
         let length = file.metadata().unwrap().len();
         Self { file, length }
     }
@@ -32,9 +33,14 @@ impl ReadAt for FileAt {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.file
-            .read_exact_at(buffer, offset)
-            .map_err(|source| Error::new(Kind::Internal, Subject::Range, format!("{} bytes at {offset}", buffer.len())).because(source))
+        self.file.read_exact_at(buffer, offset).map_err(|source| {
+            Error::new(
+                Kind::Internal,
+                Subject::Range,
+                format!("{} bytes at {offset}", buffer.len()),
+            )
+            .because(source)
+        })
     }
 }
 
@@ -47,9 +53,17 @@ impl ReadAt for Bytes<'_> {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let range = usize::try_from(offset).ok().and_then(|start| self.0.get(start..start.checked_add(buffer.len())?));
+        let range = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.0.get(start..start.checked_add(buffer.len())?));
         // A reader that checks what it follows never asks for more than there is.
-        let range = range.ok_or_else(|| Error::new(Kind::Internal, Subject::Range, format!("{} bytes at {offset}", buffer.len())));
+        let range = range.ok_or_else(|| {
+            Error::new(
+                Kind::Internal,
+                Subject::Range,
+                format!("{} bytes at {offset}", buffer.len()),
+            )
+        });
         buffer.copy_from_slice(range?);
         Ok(())
     }
@@ -65,7 +79,12 @@ fn tool(name: &str, arguments: &[&str]) -> Output {
 /// Runs `qemu-img`, which must succeed.
 pub(crate) fn qemu_img(arguments: &[&str]) {
     let output = tool("qemu-img", arguments);
-    assert!(output.status.success(), "qemu-img {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "qemu-img {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Runs commands of `qemu-io` on a qcow2 file. With `killed`, it ends by SIGKILL and closes nothing.
@@ -79,16 +98,34 @@ pub(crate) fn qemu_io(file: &Path, commands: &[String], killed: bool) {
     }
     arguments.push(file.to_str().unwrap());
     let output = tool("qemu-io", &arguments);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() != killed, "qemu-io {}: {text}", arguments.join(" "));
-    assert!(!text.contains("rror"), "qemu-io {}: {text}", arguments.join(" "));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() != killed,
+        "qemu-io {}: {text}",
+        arguments.join(" ")
+    );
+    assert!(
+        !text.contains("rror"),
+        "qemu-io {}: {text}",
+        arguments.join(" ")
+    );
 }
 
 /// What QEMU shows a guest of a qcow2 file.
 pub(crate) fn as_qemu_shows(file: &Path) -> Vec<u8> {
     let raw = file.with_extension("shown");
     // Read only and without its lock: the file may be one that nobody closed.
-    qemu_img(&["convert", "-U", "-f", "qcow2", "-O", "raw", file.to_str().unwrap(), raw.to_str().unwrap()]);
+    qemu_img(&[
+        "convert",
+        "-U",
+        "-f",
+        "qcow2",
+        "-O",
+        "raw",
+        file.to_str().unwrap(),
+        raw.to_str().unwrap(),
+    ]);
     let bytes = std::fs::read(&raw).unwrap();
     std::fs::remove_file(&raw).unwrap();
     bytes
@@ -115,7 +152,11 @@ pub(crate) fn as_we_show(file: &dyn ReadAt) -> Result<Vec<u8>> {
     let mut disk = vec![0xa5; usize::try_from(qcow2.header().size_bytes).unwrap()];
     for run in runs(&qcow2)? {
         let start = usize::try_from(run.guest_offset).unwrap();
-        reader.read(&run, 0, &mut disk[start..start + usize::try_from(run.length).unwrap()])?;
+        reader.read(
+            &run,
+            0,
+            &mut disk[start..start + usize::try_from(run.length).unwrap()],
+        )?;
     }
     Ok(disk)
 }
@@ -129,7 +170,14 @@ pub(crate) fn id_of_qcow2(file: &dyn ReadAt) -> Result<String> {
 /// The id of the image in a raw file.
 pub(crate) fn id_of_raw(file: &dyn ReadAt) -> Result<String> {
     let length = file.length_bytes();
-    digest::image_id(ImageFile { file, packing: None }, length, raw::whole(length))
+    digest::image_id(
+        ImageFile {
+            file,
+            packing: None,
+        },
+        length,
+        raw::whole(length),
+    )
 }
 
 /// A seed, printed so that a failure can be had again.
@@ -156,7 +204,10 @@ pub(crate) fn content(random: &mut StdRng, length: usize) -> Vec<u8> {
             0 => random.fill_bytes(&mut bytes[at..end]),
             1 => {
                 let word = random.random_range(1..=255_u8);
-                bytes[at..end].iter_mut().enumerate().for_each(|(place, byte)| *byte = if place % 97 < 90 { word } else { 3 });
+                bytes[at..end]
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(place, byte)| *byte = if place % 97 < 90 { word } else { 3 });
             }
             _ => {}
         }
@@ -166,7 +217,10 @@ pub(crate) fn content(random: &mut StdRng, length: usize) -> Vec<u8> {
 }
 
 /// A scratch folder with `disk.raw` of such content in it.
-pub(crate) fn folder_with_disk(random: &mut StdRng, length: usize) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
+pub(crate) fn folder_with_disk(
+    random: &mut StdRng,
+    length: usize,
+) -> (tempfile::TempDir, PathBuf, Vec<u8>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("disk.raw");
     let bytes = content(random, length);

@@ -21,13 +21,14 @@ use super::tree::{Access, Attributes, NAME_VALID, Tree};
 use super::volume_file::now_ms;
 use fuser::{
     AccessFlags, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenAccMode,
-    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, SessionACL,
-    TimeOrNow, WriteFlags,
+    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, SessionACL, TimeOrNow,
+    WriteFlags,
 };
 use std::cell::RefCell;
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -45,43 +46,32 @@ const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
 /// `.` and `..` come before the entries of the tree.
 const DOTS: u64 = 2;
 
-/// A mounted session, not yet served.
+/// A session with the kernel, not yet served.
 pub(super) struct Session(fuser::Session<Adapter>);
 
 impl Session {
-    /// Mounts `tree` on `mountpoint` and shakes hands with the kernel.
-    pub(super) fn mount(
+    /// Shakes hands with the kernel over `device`, which somebody has mounted.
+    pub(super) fn begin(
         tree: Arc<Tree>,
-        mountpoint: &Path,
+        device: OwnedFd,
         options: &MountOptions,
     ) -> std::io::Result<Self> {
-        let mut config = Config::default();
-        config.mount_options = vec![
-            MountOption::FSName(super::SOURCE.into()),
-            MountOption::Subtype(super::SOURCE.into()),
-            MountOption::NoSuid,
-            MountOption::NoDev,
-            MountOption::NoAtime,
-            if options.read_only {
-                MountOption::RO
-            } else {
-                MountOption::RW
-            },
-        ];
-        config.acl = if options.allow_other {
+        let acl = if options.allow_other {
             SessionACL::All
         } else {
             SessionACL::Owner
         };
+        let mut config = Config::default();
+        config.acl = acl;
         config.n_threads = Some(REQUEST_THREADS);
         config.clone_fd = true;
         let adapter = Adapter {
             tree,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
             everyone: options.allow_other,
         };
-        Ok(Self(fuser::Session::new(adapter, mountpoint, &config)?))
+        Ok(Self(fuser::Session::from_fd(adapter, device, acl, config)?))
     }
 
     /// Serves until the file system is unmounted.
@@ -190,7 +180,7 @@ impl Filesystem for Adapter {
         match self.tree.lookup(parent.0, name) {
             Ok(attributes) => {
                 let attr = self.attr(&attributes);
-                reply.entry_with_ttls(&NAME_VALID, &attributes.valid, &attr, Generation(0));
+                reply.entry_with_ttls(&attributes.valid, &NAME_VALID, &attr, Generation(0));
             }
             Err(failure) => reply.error(errno("lookup", &failure)),
         }

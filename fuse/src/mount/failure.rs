@@ -40,6 +40,8 @@ pub(super) enum Failure {
     Unsupported(&'static str),
     #[error("the file is not open, or not for this")]
     BadHandle,
+    #[error("it was unmounted while the file was open")]
+    Unmounted,
     #[error(transparent)]
     Store(#[from] blockstore::Error),
 }
@@ -59,6 +61,7 @@ impl Failure {
             Self::Replaced => Errno::STALE,
             Self::Unsupported(_) => Errno::OPNOTSUPP,
             Self::BadHandle => Errno::BADF,
+            Self::Unmounted => Errno::NOTCONN,
             Self::Store(error) => errno_of(error.kind()),
         }
     }

@@ -24,11 +24,12 @@
 //!   kernel ── adapter (fuser) ── tree ─┬─ inode        numbers of nodes
 //!                                      ├─ directory    pages of names      ── keys
 //!                                      └─ volume_file  the writer token    ── allocation
-//!   mountpoint: the directory before and after          failure: refusals and their errno
+//!   mountpoint, device: the directory and /dev/fuse      failure: refusals and their errno
 //! ```
 
 mod adapter;
 mod allocation;
+mod device;
 mod directory;
 mod failure;
 mod inode;
@@ -40,6 +41,7 @@ mod volume_file;
 pub use mountpoint::MountError;
 
 use blockstore::Store;
+use mountpoint::Ended;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -67,7 +69,7 @@ pub struct Mounted {
     path: PathBuf,
     tree: Arc<Tree>,
     /// Serves requests; ends with the mount. `None` once it was waited for.
-    server: Option<JoinHandle<Result<(), MountError>>>,
+    server: Option<JoinHandle<Served>>,
 }
 
 /// Mounts the store on an empty directory.
@@ -79,13 +81,16 @@ pub fn mount(
     let path = mountpoint::prepare(mountpoint)?;
     let holder = format!("mount {}", path.display());
     let tree = Arc::new(Tree::new(store, &holder, options.read_only));
-    let session = adapter::Session::mount(Arc::clone(&tree), &path, &options)
-        .map_err(|error| refused(&path, &options, error))?;
-    let server = std::thread::Builder::new().name("mount".into()).spawn({
-        let (tree, path) = (Arc::clone(&tree), path.clone());
-        move || serve(session, &tree, &path)
+    let device = device::attach(&path, &options)?;
+    let server = adapter::Session::begin(Arc::clone(&tree), device, &options).and_then(|session| {
+        let tree = Arc::clone(&tree);
+        let server = std::thread::Builder::new().name("mount".into());
+        server.spawn(move || serve(session, &tree))
     });
-    let server = server.map_err(|error| MountError::system("serve", &path, error))?;
+    let server = server.map_err(|error| {
+        mountpoint::take_back(&path);
+        MountError::system("serve", &path, error)
+    })?;
     let mounted = Mounted {
         path,
         tree,
@@ -98,24 +103,12 @@ pub fn mount(
     Ok(mounted)
 }
 
-fn refused(path: &Path, options: &MountOptions, error: std::io::Error) -> MountError {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => MountError::NoFuse,
-        std::io::ErrorKind::PermissionDenied if options.allow_other => {
-            MountError::AllowOther { source: error }
-        }
-        _ => MountError::system("mount on", path, error),
-    }
-}
+/// How serving ended, and how the last flush did.
+type Served = (std::io::Result<()>, failure::Result<()>);
 
-fn serve(session: adapter::Session, tree: &Tree, path: &Path) -> Result<(), MountError> {
+fn serve(session: adapter::Session, tree: &Tree) -> Served {
     let ended = session.run();
-    let closed = tree.close_all();
-    ended.map_err(|error| MountError::system("serve", path, error))?;
-    closed.map_err(|failure| MountError::Unflushed {
-        path: path.into(),
-        reason: failure.chain(),
-    })
+    (ended, tree.end())
 }
 
 impl Mounted {
@@ -146,28 +139,32 @@ impl Mounted {
         let Some(server) = self.server.take() else {
             return Ok(());
         };
-        if !server.is_finished() {
-            mountpoint::end(&self.path)?;
+        if !server.is_finished() && mountpoint::end(&self.path)? == Ended::Nameless {
+            // The server goes on to tell so to those who still have files open, until they close them.
+            return self.unflushed(self.tree.end());
         }
         let deadline = Instant::now() + UNMOUNT_PATIENCE;
         while !server.is_finished() {
             if Instant::now() > deadline {
-                return Err(MountError::Held {
-                    path: self.path.clone(),
-                    files: self.open_files(),
-                });
+                let (path, seconds) = (self.path.clone(), UNMOUNT_PATIENCE.as_secs());
+                return Err(MountError::Stuck { path, seconds });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        let ended = server.join().unwrap_or_else(|_| {
-            Err(MountError::system(
-                "serve",
-                &self.path,
-                std::io::Error::other("the serving thread panicked"),
-            ))
-        });
+        let panicked = |_| Err(std::io::Error::other("the serving thread panicked"));
+        let (served, flushed) = server
+            .join()
+            .unwrap_or_else(|panic| (panicked(panic), Ok(())));
+        self.unflushed(flushed)?;
+        served.map_err(|error| MountError::system("serve", &self.path, error))
+    }
+
+    fn unflushed(&self, flushed: failure::Result<()>) -> Result<(), MountError> {
         tracing::info!(mountpoint = %self.path.display(), "unmounted");
-        ended
+        flushed.map_err(|failure| MountError::Unflushed {
+            path: self.path.clone(),
+            reason: failure.chain(),
+        })
     }
 }
 

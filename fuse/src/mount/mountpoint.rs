@@ -5,6 +5,7 @@ use blockstore::Kind;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,13 +73,13 @@ pub enum MountError {
         #[source]
         source: std::io::Error,
     },
-    /// The name is gone, but open files hold the mount and nothing here may cut them off.
-    #[error("{} is unmounted, but {files} open files still hold it; close them", path.display())]
-    Held {
+    /// Requests under way did not end.
+    #[error("{} is unmounted, but requests under way did not end in {seconds} s; what was not synced may be lost", path.display())]
+    Stuck {
         /// The mountpoint.
         path: PathBuf,
-        /// Open files.
-        files: usize,
+        /// How long they were waited for.
+        seconds: u64,
     },
     /// What was written could not all be brought to the device.
     #[error("{} is unmounted, but the last flush failed: {reason}", path.display())]
@@ -101,13 +102,11 @@ impl MountError {
             }
             Self::NoFuse => Kind::Unsupported,
             Self::AllowOther { .. } => Kind::Denied,
-            Self::System { source, .. }
-                if source.kind() == std::io::ErrorKind::PermissionDenied =>
-            {
+            Self::System { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 Kind::Denied
             }
             Self::System { .. } => Kind::Internal,
-            Self::Held { .. } => Kind::Conflict,
+            Self::Stuck { .. } => Kind::Unavailable,
             Self::Unflushed { .. } => Kind::Internal,
         }
     }
@@ -129,34 +128,33 @@ impl MountError {
 /// absolute path.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let path = absolute(path)?;
-    let mounted = mount_at(&path)?.filter(|mount| mount.source == SOURCE);
-    match std::fs::metadata(&path) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => {
-            if mounted.is_none() {
-                let program =
-                    mount_at(&path)?.map_or_else(|| "another program".into(), |mount| mount.source);
-                return Err(MountError::DeadMount { path, program });
-            }
-            tracing::info!(mountpoint = %path.display(), "taking away the mount of a server that died");
-            detach(&path)?;
+    let mount = mount_at(&path)?;
+    // Reading the directory always asks the server; attributes the kernel may still know.
+    let mut entries = std::fs::read_dir(&path);
+    if let Err(error) = &entries
+        && Errno::from_io_error(error) == Some(Errno::NOTCONN)
+    {
+        let program = mount.map_or_else(|| "another program".into(), |mount| mount.source);
+        if program != SOURCE {
+            return Err(MountError::DeadMount { path, program });
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(MountError::Missing { path });
-        }
-        Err(error) => return Err(MountError::system("look at", &path, error)),
-        Ok(_) if mounted.is_some() => return Err(MountError::AlreadyMounted { path }),
-        Ok(_) => {}
+        tracing::info!(mountpoint = %path.display(), "taking away the mount of a server that died");
+        detach(&path)?;
+        entries = std::fs::read_dir(&path);
+    } else if mount.is_some_and(|mount| mount.source == SOURCE) {
+        return Err(MountError::AlreadyMounted { path });
     }
-    match std::fs::read_dir(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+    match entries {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(MountError::Missing { path }),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
             Err(MountError::NotADirectory { path })
         }
         Err(error) => Err(MountError::system("list", &path, error)),
         Ok(mut entries) => match entries.next() {
-            Some(Ok(entry)) => Err(MountError::NotEmpty {
-                path,
-                holds: entry.file_name(),
-            }),
+            Some(Ok(entry)) => {
+                let holds = entry.file_name();
+                Err(MountError::NotEmpty { path, holds })
+            }
             Some(Err(error)) => Err(MountError::system("list", &path, error)),
             None => Ok(path),
         },
@@ -166,7 +164,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
 /// The path without links. The last part is not touched where it can be helped: it may be dead.
 fn absolute(path: &Path) -> Result<PathBuf, MountError> {
     let missing = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => MountError::Missing { path: path.into() },
+        ErrorKind::NotFound => MountError::Missing { path: path.into() },
         _ => MountError::system("resolve", path, error),
     };
     let is_link = path
@@ -260,6 +258,13 @@ fn detach(path: &Path) -> Result<(), MountError> {
     }
 }
 
+/// Takes away a mount that was made but never served.
+pub(super) fn take_back(path: &Path) {
+    if let Err(error) = detach(path) {
+        tracing::warn!(mountpoint = %path.display(), error = &error as &dyn std::error::Error, "a mount that nobody serves stays");
+    }
+}
+
 /// Unmounts as a user who is not root.
 fn fusermount(path: &Path, how: &str) -> Result<(), MountError> {
     let output = Command::new("fusermount3")
@@ -277,28 +282,39 @@ fn fusermount(path: &Path, how: &str) -> Result<(), MountError> {
     Err(MountError::system("unmount (by fusermount3)", path, failed))
 }
 
-/// Ends a live mount. Where files are open, the connection is aborted: their users get ENOTCONN
-/// from then on. Without the right to abort, the mount lives on nameless until they close them.
-pub(super) fn end(path: &Path) -> Result<(), MountError> {
+/// How a mount ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The kernel asks no more.
+    Closed,
+    /// The name is gone, but files are open and the kernel goes on asking about them: whoever is
+    /// not root cannot abort a connection where fusectl is not mounted.
+    Nameless,
+}
+
+/// Ends a live mount. Where files are open, the connection is aborted if it can be.
+pub(super) fn end(path: &Path) -> Result<Ended, MountError> {
     let minor = mount_at(path)?
         .filter(|mount| mount.source == SOURCE)
         .map(|mount| mount.minor);
-    let Some(minor) = minor else { return Ok(()) };
+    let Some(minor) = minor else {
+        return Ok(Ended::Nameless);
+    };
     match unmount(path, UnmountFlags::NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL) => return Ok(()),
-        Err(Errno::PERM) if fusermount(path, "-u").is_ok() => return Ok(()),
+        Ok(()) => return Ok(Ended::Closed),
+        Err(Errno::PERM) if fusermount(path, "-u").is_ok() => return Ok(Ended::Closed),
         Err(_) => {}
     }
     // MNT_FORCE aborts the connection, and says EBUSY as long as files are open: that is expected.
-    if unmount(path, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW)
-        .is_err_and(|error| error == Errno::PERM)
-    {
-        let control = format!("/sys/fs/fuse/connections/{minor}/abort");
-        if let Err(error) = std::fs::write(&control, "1") {
-            tracing::debug!(%control, %error, "cannot abort the connection");
-        }
-    }
-    detach(path)
+    let forced = unmount(path, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
+    let aborted = forced != Err(Errno::PERM)
+        || std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").is_ok();
+    detach(path)?;
+    Ok(if aborted {
+        Ended::Closed
+    } else {
+        Ended::Nameless
+    })
 }
 
 #[cfg(test)]

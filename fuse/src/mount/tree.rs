@@ -21,7 +21,7 @@ use blockstore::{Kind, MapId, Store, View};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 /// How long a name, or a directory's attributes, may be believed without asking again.
@@ -42,6 +42,8 @@ pub(super) struct Tree {
     modified_ms: Mutex<HashMap<MapId, Arc<AtomicU64>>>,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
+    /// Whether the mount is over. Requests on files hold it shared while they run.
+    ended: RwLock<bool>,
 }
 
 /// Attributes of a node.
@@ -64,6 +66,15 @@ enum Handle {
     Sealed(View),
     Object(Arc<dyn ReadAt>),
     Directory(Mutex<Listing>),
+}
+
+impl Handle {
+    fn release(&self) -> Result<()> {
+        match self {
+            Self::Volume(volume) => volume.release(),
+            Self::Sealed(_) | Self::Object(_) | Self::Directory(_) => Ok(()),
+        }
+    }
 }
 
 /// What a file is opened for.
@@ -103,6 +114,7 @@ impl Tree {
             modified_ms: Mutex::default(),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
+            ended: RwLock::new(false),
         }
     }
 
@@ -228,6 +240,7 @@ impl Tree {
 
     /// Attributes with everything looked up.
     pub(super) fn attributes(&self, number: u64) -> Result<Attributes> {
+        let _entered = self.enter()?;
         let node = self.node(number)?;
         let mut attributes = self.plain_attributes(number, &node)?;
         match &*node {
@@ -379,6 +392,7 @@ impl Tree {
     /// Opens a file. One that changed since its lookup is [`Failure::Replaced`], and the kernel
     /// looks the name up once more.
     pub(super) fn open(&self, number: u64, access: Access) -> Result<Opened> {
+        let _entered = self.enter()?;
         let node = if access == Access::Read {
             self.node(number)?
         } else {
@@ -428,6 +442,7 @@ impl Tree {
 
     /// Fills `buffer` from `offset`, less at the end of the file.
     pub(super) fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let _entered = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.read(offset, buffer),
             Handle::Sealed(view) => read_sealed(view, offset, buffer),
@@ -459,6 +474,7 @@ impl Tree {
 
     /// SEEK_DATA and SEEK_HOLE.
     pub(super) fn seek(&self, handle: u64, offset: u64, wanted: Seek) -> Result<u64> {
+        let _entered = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.seek(offset, wanted),
             Handle::Sealed(view) => allocation::seek(view, offset, wanted),
@@ -477,6 +493,7 @@ impl Tree {
 
     /// Everything written to the file through this mount is on the device on return.
     pub(super) fn sync(&self, handle: u64) -> Result<()> {
+        let _entered = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.sync(),
             Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Ok(()),
@@ -485,6 +502,7 @@ impl Tree {
 
     /// A descriptor of the file is being closed.
     pub(super) fn closing(&self, handle: u64) -> Result<()> {
+        let _entered = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.closing(),
             Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Ok(()),
@@ -493,13 +511,9 @@ impl Tree {
 
     /// The last descriptor is closed.
     pub(super) fn release(&self, handle: u64) -> Result<()> {
-        let handle = locked(&self.handles)
-            .remove(&handle)
-            .ok_or(Failure::BadHandle)?;
-        match &*handle {
-            Handle::Volume(volume) => volume.release(),
-            Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Ok(()),
-        }
+        let _entered = self.enter()?;
+        let handle = locked(&self.handles).remove(&handle);
+        handle.ok_or(Failure::BadHandle)?.release()
     }
 
     /// Files (not directories) open now.
@@ -510,23 +524,19 @@ impl Tree {
             .count()
     }
 
-    /// Closes whatever is still open, flushing what was written. The first failure is told, but
-    /// every handle is closed.
-    pub(super) fn close_all(&self) -> Result<()> {
-        let handles: Vec<u64> = locked(&self.handles).keys().copied().collect();
-        let mut ended = Ok(());
-        for handle in handles {
-            let released = self.release(handle);
-            if ended.is_ok() {
-                ended = released;
-            }
-        }
-        ended
+    /// Ends the tree: closes whatever is still open, flushing what was written, and answers
+    /// nothing more. The first failure is told, but every handle is closed.
+    pub(super) fn end(&self) -> Result<()> {
+        *self.ended.write().unwrap_or_else(PoisonError::into_inner) = true;
+        let handles = std::mem::take(&mut *locked(&self.handles));
+        let released: Vec<Result<()>> = handles.values().map(|handle| handle.release()).collect();
+        released.into_iter().collect()
     }
 
     // ---- directories
 
     pub(super) fn open_directory(&self, number: u64) -> Result<u64> {
+        let _entered = self.enter()?;
         let node = self.node(number)?;
         if !node.is_directory() {
             return Err(Failure::NotADirectory);
@@ -557,6 +567,16 @@ impl Tree {
         number
     }
 
+    /// Lets a request in; the mount does not end before it has.
+    fn enter(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner);
+        if *ended {
+            Err(Failure::Unmounted)
+        } else {
+            Ok(ended)
+        }
+    }
+
     fn handle(&self, handle: u64) -> Result<Arc<Handle>> {
         locked(&self.handles)
             .get(&handle)
@@ -565,6 +585,7 @@ impl Tree {
     }
 
     fn on_volume<T>(&self, handle: u64, act: impl FnOnce(&VolumeHandle) -> Result<T>) -> Result<T> {
+        let _entered = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => act(volume),
             Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Err(Failure::ReadOnly),

@@ -14,7 +14,7 @@ use super::allocation::{self, Seek};
 use super::failure::{Failure, Result};
 use super::locked;
 use blockstore::{Volume, Writer};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +40,11 @@ struct Writing {
     writer: Option<Writer>,
     handles: usize,
 }
+
+/// Where a handle is; changes under the lock on [`Writing`] only.
+const FRESH: u8 = 0;
+const WROTE: u8 = 1;
+const RELEASED: u8 = 2;
 
 struct Measured {
     at: Instant,
@@ -96,7 +101,7 @@ impl OpenVolume {
 pub(super) struct VolumeHandle {
     open: Arc<OpenVolume>,
     may_write: bool,
-    wrote: AtomicBool,
+    state: AtomicU8,
 }
 
 impl VolumeHandle {
@@ -104,7 +109,7 @@ impl VolumeHandle {
         Self {
             open,
             may_write,
-            wrote: AtomicBool::new(false),
+            state: AtomicU8::new(FRESH),
         }
     }
 
@@ -175,7 +180,7 @@ impl VolumeHandle {
 
     /// A descriptor of this handle is being closed: if it wrote, its caller learns how that ended.
     pub(super) fn closing(&self) -> Result<()> {
-        if self.wrote.load(Ordering::Acquire) {
+        if self.state.load(Ordering::Acquire) == WROTE {
             self.open.flush()
         } else {
             Ok(())
@@ -184,15 +189,14 @@ impl VolumeHandle {
 
     /// The last descriptor is closed: flush, and give the token back if nobody else here writes.
     pub(super) fn release(&self) -> Result<()> {
-        if !self.wrote.swap(false, Ordering::AcqRel) {
-            return Ok(());
-        }
-        let flushed = self.open.flush();
+        let flushed = self.closing();
         let mut writing = locked(&self.open.writing);
-        assert!(writing.handles > 0, "a handle that wrote is counted");
-        writing.handles -= 1;
-        if writing.handles == 0 {
-            writing.writer = None;
+        if self.state.swap(RELEASED, Ordering::AcqRel) == WROTE {
+            assert!(writing.handles > 0, "a handle that wrote is counted");
+            writing.handles -= 1;
+            if writing.handles == 0 {
+                writing.writer = None;
+            }
         }
         flushed
     }
@@ -203,12 +207,17 @@ impl VolumeHandle {
             return Err(Failure::BadHandle);
         }
         let mut writing = locked(&self.open.writing);
+        let state = self.state.load(Ordering::Acquire);
+        if state == RELEASED {
+            return Err(Failure::Unmounted);
+        }
         let writer = match &writing.writer {
             Some(writer) => writer.clone(),
             None => self.open.volume.writer(&self.open.holder)?,
         };
         writing.writer = Some(writer.clone());
-        if !self.wrote.swap(true, Ordering::AcqRel) {
+        if state == FRESH {
+            self.state.store(WROTE, Ordering::Release);
             writing.handles += 1;
         }
         Ok(writer)

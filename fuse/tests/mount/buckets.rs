@@ -130,7 +130,7 @@ fn thousands_of_keys_are_listed_each_once() {
             "-type",
             "f",
             "-size",
-            "-2c",
+            "-9c",
         ],
     );
     assert_eq!(

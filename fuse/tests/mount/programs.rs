@@ -99,7 +99,7 @@ fn qemu_img_reads_and_writes_a_volume() {
 #[test]
 fn an_image_is_its_raw_disk_whatever_it_was_made_from() {
     let lab = Lab::new();
-    lab.store.bucket_create(&who(), "up").unwrap();
+    lab.store.bucket_create(&who(), "uploads").unwrap();
     let raw = lab.beside("disk.raw");
     let open = OpenOptions::new()
         .write(true)
@@ -122,9 +122,9 @@ fn an_image_is_its_raw_disk_whatever_it_was_made_from() {
             text(&qcow2),
         ],
     );
-    lab.put("up", "disk.qcow2", &std::fs::read(&qcow2).unwrap());
+    lab.put("uploads", "disk.qcow2", &std::fs::read(&qcow2).unwrap());
     lab.store
-        .image_add(&who(), "up", "disk.qcow2", "debian-12")
+        .image_add(&who(), "uploads", "disk.qcow2", "debian-12")
         .unwrap();
     run(
         "cmp",
@@ -138,7 +138,7 @@ fn an_image_is_its_raw_disk_whatever_it_was_made_from() {
     // The object itself is the file that was uploaded.
     run(
         "cmp",
-        &[text(&qcow2), text(&lab.path("buckets/up/disk.qcow2"))],
+        &[text(&qcow2), text(&lab.path("buckets/uploads/disk.qcow2"))],
     );
 }
 

@@ -254,10 +254,12 @@ f = os.open(sys.argv[1], os.O_RDONLY)
 at, out = 0, []
 while True:
     try: data = os.lseek(f, at, os.SEEK_DATA)
-    except OSError as e: break
+    except OSError as error:
+        end = error.errno
+        break
     at = os.lseek(f, data, os.SEEK_HOLE)
     out.append(f'{data}+{at - data}')
-print(' '.join(out), e.errno)";
+print(' '.join(out), end)";
     let found = run("python3", &["-c", script, text(&file)]);
     let expected = format!(
         "{}+{} {}+4096 {}\n",

@@ -62,7 +62,7 @@ fn snapshot_image_and_object_show_the_same_bytes_and_take_no_writes() {
         assert_eq!(info["exports"][0]["is_read_only"], true, "{name}");
         let refused = attempt("qemu-io", &["-f", "raw", &uri, "-c", "write 0 4096"]);
         assert!(
-            String::from_utf8_lossy(&refused.stderr).contains("read-only"),
+            String::from_utf8_lossy(&refused.stderr).contains("Permission denied"),
             "{refused:?}"
         );
     }
@@ -134,32 +134,6 @@ fn a_resize_reaches_a_client_that_stays_attached() {
         .unwrap();
     assert_eq!(raw.write(MIB, b"within"), None);
     assert_eq!(lab.read("v", MIB, 6), b"within");
-}
-
-#[test]
-fn discarded_and_zeroed_bytes_are_freed() {
-    let lab = Lab::new();
-    let uri = lab.volume("v", 64 * MIB);
-    run("qemu-io", &["-f", "raw", &uri, "-c", "write -P 1 0 32M"]);
-    let before = lab.store.stats().unwrap().live_bytes;
-    lab.wait_for_release("v");
-    run(
-        "qemu-io",
-        &[
-            "-f",
-            "raw",
-            &uri,
-            "-c",
-            "discard 0 16M",
-            "-c",
-            "write -z -u 16M 8M",
-        ],
-    );
-    let after = lab.store.stats().unwrap().live_bytes;
-    assert!(
-        before >= 32 * MIB && after <= before - 24 * MIB,
-        "{before} then {after}"
-    );
 }
 
 #[test]

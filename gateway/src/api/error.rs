@@ -3,6 +3,7 @@
 //! The kind tells a program what to do, the message tells a person what was wrong. One exhaustive
 //! match turns a [`Kind`] into an HTTP status, and one gives it its name on the wire.
 
+use super::PREFIX;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -110,14 +111,15 @@ impl Problem {
 
     /// No such path under `/api/v1`.
     pub(super) fn no_route(method: &axum::http::Method, path: &str) -> Self {
-        let message = format!("no endpoint {method} {path}; GET /api/v1/openapi.json lists them");
+        let message =
+            format!("no endpoint {method} {PREFIX}{path}; GET {PREFIX}/openapi.json lists them");
         Self::new(Kind::NotFound, "endpoint", message)
     }
 
     /// The path exists, the method does not.
     pub(super) fn no_method(method: &axum::http::Method, path: &str) -> Self {
         let message = format!(
-            "{path} does not answer {method}; GET /api/v1/openapi.json lists what it answers"
+            "{PREFIX}{path} does not answer {method}; GET {PREFIX}/openapi.json lists what it answers"
         );
         Self {
             status: StatusCode::METHOD_NOT_ALLOWED,

@@ -35,7 +35,10 @@ pub(super) struct RootOnly;
 impl S3Access for RootOnly {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
         if context.credentials().is_none() {
-            return Err(s3_error!(AccessDenied, "Access Denied: the request shows no valid key"));
+            return Err(s3_error!(
+                AccessDenied,
+                "Access Denied: the request shows no valid key"
+            ));
         }
         if let S3Path::Object { key, .. } = context.s3_path() {
             check_key(key)?;
@@ -54,7 +57,11 @@ impl S3Access for RootOnly {
 /// nor a file system could show such a key again.
 pub(super) fn check_key(key: &str) -> S3Result<()> {
     if key.is_empty() || key.len() > 1024 {
-        return Err(s3_error!(KeyTooLongError, "A key has 1 to 1024 bytes, this one {}", key.len()));
+        return Err(s3_error!(
+            KeyTooLongError,
+            "A key has 1 to 1024 bytes, this one {}",
+            key.len()
+        ));
     }
     if key.contains('\0') {
         return Err(s3_error!(InvalidURI, "A key cannot contain NUL: {key:?}"));
@@ -68,11 +75,23 @@ mod tests {
 
     #[test]
     fn hostile_keys_are_kept_as_they_are_where_legal() {
-        for key in ["../../etc/passwd", "a//b", "/", " ", "\u{1}\u{7f}", "ключ", "a\nb", "%00"] {
+        for key in [
+            "../../etc/passwd",
+            "a//b",
+            "/",
+            " ",
+            "\u{1}\u{7f}",
+            "ключ",
+            "a\nb",
+            "%00",
+        ] {
             assert!(check_key(key).is_ok(), "{key:?}");
         }
         assert_eq!(check_key("a\0b").unwrap_err().code().as_str(), "InvalidURI");
-        assert_eq!(check_key(&"k".repeat(1025)).unwrap_err().code().as_str(), "KeyTooLongError");
+        assert_eq!(
+            check_key(&"k".repeat(1025)).unwrap_err().code().as_str(),
+            "KeyTooLongError"
+        );
         assert!(check_key(&"k".repeat(1024)).is_ok());
     }
 
@@ -80,7 +99,13 @@ mod tests {
     async fn an_unknown_access_key_has_no_secret() {
         let pair = Credentials::generate();
         let root = RootKey(pair.clone());
-        assert_eq!(root.get_secret_key(&pair.access_key).await.unwrap().expose(), pair.secret_key);
+        assert_eq!(
+            root.get_secret_key(&pair.access_key)
+                .await
+                .unwrap()
+                .expose(),
+            pair.secret_key
+        );
         let refused = root.get_secret_key("INF4AAAA").await.unwrap_err();
         assert_eq!(refused.code().as_str(), "InvalidAccessKeyId");
     }

@@ -75,12 +75,16 @@ pub(super) fn admit(method: &Method, uri: &Uri, headers: &HeaderMap) -> S3Result
 /// Whether the body comes in aws-chunked framing; `Some(true)` if each chunk is signed.
 pub(super) fn framing(headers: &HeaderMap) -> Option<bool> {
     let value = headers.get("x-amz-content-sha256")?.as_bytes();
-    value.starts_with(STREAMING).then(|| !value.starts_with(b"STREAMING-UNSIGNED-"))
+    value
+        .starts_with(STREAMING)
+        .then(|| !value.starts_with(b"STREAMING-UNSIGNED-"))
 }
 
 /// The signed headers of an Authorization header, semicolons between.
 fn by_header(value: Option<&str>, headers: &HeaderMap) -> S3Result<String> {
-    let fields = value.and_then(|value| value.strip_prefix(SCHEME)).filter(|rest| rest.starts_with(' '));
+    let fields = value
+        .and_then(|value| value.strip_prefix(SCHEME))
+        .filter(|rest| rest.starts_with(' '));
     let Some(fields) = fields else {
         return Err(s3_error!(
             InvalidArgument,
@@ -93,14 +97,21 @@ fn by_header(value: Option<&str>, headers: &HeaderMap) -> S3Result<String> {
             Some(("Credential", value)) => (&mut credential, value),
             Some(("SignedHeaders", value)) => (&mut signed, value),
             Some(("Signature", value)) => (&mut signature, value),
-            _ => return Err(malformed_header(&format!("it has the field {:?}", field.trim()))),
+            _ => {
+                return Err(malformed_header(&format!(
+                    "it has the field {:?}",
+                    field.trim()
+                )));
+            }
         };
         if slot.0.replace(slot.1).is_some() {
             return Err(malformed_header("it names a field twice"));
         }
     }
     let (Some(credential), Some(signed), Some(_)) = (credential, signed, signature) else {
-        return Err(malformed_header("Credential, SignedHeaders and Signature must be there"));
+        return Err(malformed_header(
+            "Credential, SignedHeaders and Signature must be there",
+        ));
     };
     if !for_s3(credential) {
         return Err(malformed_header(
@@ -108,7 +119,10 @@ fn by_header(value: Option<&str>, headers: &HeaderMap) -> S3Result<String> {
         ));
     }
     if !headers.contains_key("x-amz-date") {
-        return Err(s3_error!(AccessDenied, "AWS authentication requires a valid x-amz-date header"));
+        return Err(s3_error!(
+            AccessDenied,
+            "AWS authentication requires a valid x-amz-date header"
+        ));
     }
     Ok(signed.to_owned())
 }
@@ -116,7 +130,10 @@ fn by_header(value: Option<&str>, headers: &HeaderMap) -> S3Result<String> {
 /// The signed headers of a presigned URL, semicolons between.
 fn by_query(query: &[(Cow<'_, str>, Cow<'_, str>)]) -> S3Result<String> {
     let field = |name: &str| {
-        let mut found = query.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_ref());
+        let mut found = query
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_ref());
         match (found.next(), found.next()) {
             (Some(value), None) => Ok(value),
             _ => Err(malformed_query(&format!("{name} must be there once"))),
@@ -151,7 +168,12 @@ fn for_s3(credential: &str) -> bool {
 fn check_signed(signed: &str, headers: &HeaderMap) -> S3Result<()> {
     let lists = |name: &str| signed.split(';').any(|listed| listed == name);
     let unsigned = std::iter::once("host")
-        .chain(headers.keys().map(http::HeaderName::as_str).filter(|name| name.starts_with("x-amz-")))
+        .chain(
+            headers
+                .keys()
+                .map(http::HeaderName::as_str)
+                .filter(|name| name.starts_with("x-amz-")),
+        )
         .find(|name| !lists(name));
     if let Some(name) = unsigned {
         return Err(s3_error!(
@@ -166,7 +188,10 @@ fn check_signed(signed: &str, headers: &HeaderMap) -> S3Result<()> {
     });
     match unreadable {
         None => Ok(()),
-        Some((name, _)) => Err(s3_error!(InvalidArgument, "The value of {name} is not UTF-8")),
+        Some((name, _)) => Err(s3_error!(
+            InvalidArgument,
+            "The value of {name} is not UTF-8"
+        )),
     }
 }
 
@@ -188,12 +213,18 @@ fn check_framing(headers: &HeaderMap) -> S3Result<()> {
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let kind = headers
+        .get(CONTENT_TYPE)
+        .map(http::HeaderValue::as_bytes)
+        .unwrap_or_default();
     kind.len() >= 19 && kind[..19].eq_ignore_ascii_case(b"multipart/form-data")
 }
 
 fn malformed_header(why: &str) -> S3Error {
-    s3_error!(AuthorizationHeaderMalformed, "The authorization header is malformed: {why}")
+    s3_error!(
+        AuthorizationHeaderMalformed,
+        "The authorization header is malformed: {why}"
+    )
 }
 
 fn malformed_query(why: &str) -> S3Error {
@@ -208,19 +239,21 @@ mod tests {
                         SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature=ab";
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let mut all: HeaderMap =
-            pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let mut all: HeaderMap = pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
         all.insert("host", "localhost".parse().unwrap());
         all
     }
 
-    fn verdict(method: Method, uri: &str, pairs: &[(&'static str, &str)]) -> Result<(), String> {
-        admit(&method, &uri.parse().unwrap(), &headers(pairs))
+    fn verdict(method: &Method, uri: &str, pairs: &[(&'static str, &str)]) -> Result<(), String> {
+        admit(method, &uri.parse().unwrap(), &headers(pairs))
             .map_err(|refused| refused.code().as_str().to_owned())
     }
 
     fn get(pairs: &[(&'static str, &str)]) -> Result<(), String> {
-        verdict(Method::GET, "/bucket/key", pairs)
+        verdict(&Method::GET, "/bucket/key", pairs)
     }
 
     fn presigned(changes: &[(&str, Option<&str>)]) -> Result<(), String> {
@@ -236,27 +269,45 @@ mod tests {
             query.retain(|(key, _)| key != name);
             query.extend(value.map(|value| (*name, value)));
         }
-        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
-        verdict(Method::GET, &format!("/bucket/key?{query}"), &[])
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(query)
+            .finish();
+        verdict(&Method::GET, &format!("/bucket/key?{query}"), &[])
     }
 
     #[test]
     fn a_signed_request_passes_by_header_and_by_url() {
         let date = ("x-amz-date", "20260101T000000Z");
-        get(&[("authorization", GOOD), date, ("x-amz-content-sha256", "UNSIGNED-PAYLOAD")]).unwrap();
-        get(&[("authorization", GOOD), date, ("range", "bytes=0-1"), ("amz-sdk-request", "1")]).unwrap();
+        get(&[
+            ("authorization", GOOD),
+            date,
+            ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
+        ])
+        .unwrap();
+        get(&[
+            ("authorization", GOOD),
+            date,
+            ("range", "bytes=0-1"),
+            ("amz-sdk-request", "1"),
+        ])
+        .unwrap();
         presigned(&[]).unwrap();
     }
 
     #[test]
     fn an_amz_header_that_is_not_signed_is_refused() {
         let date = ("x-amz-date", "20260101T000000Z");
-        for extra in ["x-amz-acl", "x-amz-meta-a", "x-amz-copy-source", "x-amz-trailer"] {
+        for extra in [
+            "x-amz-acl",
+            "x-amz-meta-a",
+            "x-amz-copy-source",
+            "x-amz-trailer",
+        ] {
             let refused = get(&[("authorization", GOOD), date, (extra, "v")]);
             assert_eq!(refused.unwrap_err(), "AccessDenied", "{extra}");
         }
         let host_only = verdict(
-            Method::PUT,
+            &Method::PUT,
             "/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A%2F1%2Feu%2Fs3%2Faws4_request\
              &X-Amz-Date=1&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=ab",
             &[("x-amz-meta-late", "v")],
@@ -267,15 +318,24 @@ mod tests {
     #[test]
     fn an_unsigned_host_is_refused() {
         let without = GOOD.replace("host;", "");
-        let pairs = [("authorization", without.as_str()), ("x-amz-date", "20260101T000000Z")];
+        let pairs = [
+            ("authorization", without.as_str()),
+            ("x-amz-date", "20260101T000000Z"),
+        ];
         assert_eq!(get(&pairs).unwrap_err(), "AccessDenied");
-        assert_eq!(presigned(&[("X-Amz-SignedHeaders", Some("x-a"))]).unwrap_err(), "AccessDenied");
+        assert_eq!(
+            presigned(&[("X-Amz-SignedHeaders", Some("x-a"))]).unwrap_err(),
+            "AccessDenied"
+        );
     }
 
     #[test]
     fn an_amz_header_that_is_not_text_is_refused() {
         let mut all = headers(&[("authorization", GOOD), ("x-amz-date", "20260101T000000Z")]);
-        all.append("x-amz-content-sha256", http::HeaderValue::from_bytes(b"\xff").unwrap());
+        all.append(
+            "x-amz-content-sha256",
+            http::HeaderValue::from_bytes(b"\xff").unwrap(),
+        );
         let refused = admit(&Method::GET, &"/b/k".parse().unwrap(), &all).unwrap_err();
         assert_eq!(refused.code().as_str(), "InvalidArgument");
     }
@@ -284,21 +344,42 @@ mod tests {
     fn there_is_no_other_way_in() {
         let date = ("x-amz-date", "20260101T000000Z");
         assert_eq!(get(&[]).unwrap_err(), "AccessDenied");
-        assert_eq!(get(&[("authorization", "AWS INF4:sig"), date]).unwrap_err(), "InvalidRequest");
-        assert_eq!(get(&[("authorization", "Bearer INF4:secret")]).unwrap_err(), "InvalidArgument");
+        assert_eq!(
+            get(&[("authorization", "AWS INF4:sig"), date]).unwrap_err(),
+            "InvalidRequest"
+        );
+        assert_eq!(
+            get(&[("authorization", "Bearer INF4:secret")]).unwrap_err(),
+            "InvalidArgument"
+        );
         let sts = GOOD.replace("/s3/", "/sts/");
         assert_eq!(
             get(&[("authorization", sts.as_str()), date]).unwrap_err(),
             "AuthorizationHeaderMalformed"
         );
         let form = [("content-type", "Multipart/Form-Data; boundary=x")];
-        assert_eq!(verdict(Method::POST, "/bucket", &form).unwrap_err(), "NotImplemented");
-        let old = verdict(Method::GET, "/b/k?AWSAccessKeyId=A&Signature=s&Expires=1", &[]);
+        assert_eq!(
+            verdict(&Method::POST, "/bucket", &form).unwrap_err(),
+            "NotImplemented"
+        );
+        let old = verdict(
+            &Method::GET,
+            "/b/k?AWSAccessKeyId=A&Signature=s&Expires=1",
+            &[],
+        );
         assert_eq!(old.unwrap_err(), "InvalidRequest");
         // A version 4 header beside a version 2 query must not be checked as version 2.
-        let both = verdict(Method::GET, "/b/k?Signature=s", &[("authorization", GOOD), date]);
+        let both = verdict(
+            &Method::GET,
+            "/b/k?Signature=s",
+            &[("authorization", GOOD), date],
+        );
         assert_eq!(both.unwrap_err(), "InvalidRequest");
-        let twice = verdict(Method::GET, "/b/k?X-Amz-Signature=s", &[("authorization", GOOD), date]);
+        let twice = verdict(
+            &Method::GET,
+            "/b/k?X-Amz-Signature=s",
+            &[("authorization", GOOD), date],
+        );
         assert_eq!(twice.unwrap_err(), "InvalidArgument");
         let token = [("authorization", GOOD), date, ("x-amz-security-token", "t")];
         assert_eq!(get(&token).unwrap_err(), "InvalidToken");
@@ -314,20 +395,41 @@ mod tests {
             "AWS4-HMAC-SHA256 Credential=INF4/1/eu/s3/aws4_request, Headers=host, Signature=s",
         ] {
             let refused = get(&[("authorization", bad), ("x-amz-date", "20260101T000000Z")]);
-            assert_eq!(refused.unwrap_err(), "AuthorizationHeaderMalformed", "{bad}");
+            assert_eq!(
+                refused.unwrap_err(),
+                "AuthorizationHeaderMalformed",
+                "{bad}"
+            );
         }
-        assert_eq!(get(&[("authorization", GOOD)]).unwrap_err(), "AccessDenied", "no x-amz-date");
+        assert_eq!(
+            get(&[("authorization", GOOD)]).unwrap_err(),
+            "AccessDenied",
+            "no x-amz-date"
+        );
     }
 
     #[test]
     fn a_presigned_url_lives_a_week_at_most() {
         for expires in ["604801", "-1", "1e3", "", "99999999999"] {
             let refused = presigned(&[("X-Amz-Expires", Some(expires))]);
-            assert_eq!(refused.unwrap_err(), "AuthorizationQueryParametersError", "{expires}");
+            assert_eq!(
+                refused.unwrap_err(),
+                "AuthorizationQueryParametersError",
+                "{expires}"
+            );
         }
-        for missing in ["X-Amz-Expires", "X-Amz-Date", "X-Amz-SignedHeaders", "X-Amz-Credential"] {
+        for missing in [
+            "X-Amz-Expires",
+            "X-Amz-Date",
+            "X-Amz-SignedHeaders",
+            "X-Amz-Credential",
+        ] {
             let refused = presigned(&[(missing, None)]);
-            assert_eq!(refused.unwrap_err(), "AuthorizationQueryParametersError", "{missing}");
+            assert_eq!(
+                refused.unwrap_err(),
+                "AuthorizationQueryParametersError",
+                "{missing}"
+            );
         }
     }
 
@@ -344,7 +446,10 @@ mod tests {
         get(&[("authorization", GOOD), date, streaming, coded]).unwrap();
         assert_eq!(framing(&headers(&[streaming])), Some(false));
         assert_eq!(
-            framing(&headers(&[("x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD")])),
+            framing(&headers(&[(
+                "x-amz-content-sha256",
+                "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
+            )])),
             Some(true)
         );
         assert_eq!(framing(&headers(&[plain])), None);

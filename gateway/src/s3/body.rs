@@ -7,9 +7,10 @@
 //! 3. Why a body was refused is left in [`Fault`]: the layers in between only know that reading
 //!    failed, and the front answers with the reason.
 
-use super::admission;
-use super::checksum::{Algorithm, Claims, Digests};
+use super::checksum::{Algorithm, Digests};
 use super::chunked::{Framing, Misframed, SIGNED_CHUNK_BYTES_MAX};
+use super::claims::Claims;
+use super::{XML_BYTES_MAX, admission};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Method, StatusCode};
@@ -35,7 +36,10 @@ impl Fault {
     }
 
     fn set(&self, reason: S3Error) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(reason);
     }
 }
 
@@ -60,22 +64,44 @@ struct Document {
     /// Lower-case hex, from `x-amz-content-sha256`.
     sha256: Option<String>,
     digests: Digests,
+    /// Bytes still to come, if the request says how many.
+    left: Option<u64>,
 }
 
 impl Watched {
     /// InvalidDigest or InvalidRequest where the headers make no sense.
     pub(super) fn new(parts: &Parts, inner: axum::body::Body, fault: Fault) -> S3Result<Self> {
         let framing = admission::framing(&parts.headers).map(Framing::new);
-        let document =
-            if is_document(parts) { Some(Document::announced_by(parts)?) } else { None };
+        let document = if is_document(parts) {
+            Some(Document::announced_by(parts)?)
+        } else {
+            None
+        };
         let idle = Box::pin(tokio::time::sleep(IDLE_MAX));
-        Ok(Self { inner, framing, document, onward: VecDeque::new(), idle, fault, ended: false })
+        Ok(Self {
+            inner,
+            framing,
+            document,
+            onward: VecDeque::new(),
+            idle,
+            fault,
+            ended: false,
+        })
     }
 
     fn arrived(&mut self, bytes: Bytes) -> Result<(), S3Error> {
         self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
         if let Some(document) = &mut self.document {
             document.digests.update(&bytes);
+            document.left = document
+                .left
+                .map(|left| left.saturating_sub(bytes.len() as u64));
+            // The layer below stops at the announced length and would see only that it differs.
+            if document.left == Some(0)
+                && let Some(whole) = self.document.take()
+            {
+                whole.check()?;
+            }
         }
         match &mut self.framing {
             None => {
@@ -118,7 +144,9 @@ impl Body for Watched {
             }
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    let Ok(bytes) = frame.into_data() else { continue };
+                    let Ok(bytes) = frame.into_data() else {
+                        continue;
+                    };
                     if let Err(reason) = self.arrived(bytes) {
                         return self.refuse(reason);
                     }
@@ -150,7 +178,11 @@ impl Body for Watched {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.framing.is_some() { SizeHint::default() } else { self.inner.size_hint() }
+        if self.framing.is_some() {
+            SizeHint::default()
+        } else {
+            self.inner.size_hint()
+        }
     }
 }
 
@@ -163,18 +195,29 @@ impl Document {
         } else {
             Claims::of(&parts.headers)?
         };
+        let left = content_length(&parts.headers);
+        if left.is_some_and(|bytes| bytes > XML_BYTES_MAX as u64) {
+            return Err(too_long());
+        }
         let sha256 = content_sha256(&parts.headers);
         let mut algorithms: Vec<Algorithm> = claims.algorithm().into_iter().collect();
         if sha256.is_some() && !algorithms.contains(&Algorithm::Sha256) {
             algorithms.push(Algorithm::Sha256);
         }
-        Ok(Self { claims, sha256, digests: Digests::new(&algorithms) })
+        Ok(Self {
+            claims,
+            sha256,
+            digests: Digests::new(&algorithms),
+            left,
+        })
     }
 
     fn check(self) -> S3Result<()> {
         let sums = self.digests.finish();
         if let Some(claimed) = self.sha256
-            && sums.hex(Algorithm::Sha256).is_some_and(|arrived| arrived != claimed)
+            && sums
+                .hex(Algorithm::Sha256)
+                .is_some_and(|arrived| arrived != claimed)
         {
             return Err(sha256_mismatch());
         }
@@ -189,6 +232,13 @@ pub(super) fn sha256_mismatch() -> S3Error {
         StatusCode::BAD_REQUEST,
         "The provided 'x-amz-content-sha256' header does not match what was computed. Nothing was \
          stored; send it again.",
+    )
+}
+
+fn too_long() -> S3Error {
+    s3_error!(
+        MaxMessageLengthExceeded,
+        "Your request was too big: at most {XML_BYTES_MAX} bytes of XML are read"
     )
 }
 
@@ -214,7 +264,10 @@ fn misframed(what: Misframed) -> S3Error {
     match what {
         Misframed::Truncated => incomplete("the last aws-chunked chunk is missing"),
         Misframed::Malformed(why) => {
-            s3_error!(InvalidRequest, "The aws-chunked framing of the body is malformed: {why}")
+            s3_error!(
+                InvalidRequest,
+                "The aws-chunked framing of the body is malformed: {why}"
+            )
         }
         Misframed::TooLarge(bytes) => s3_error!(
             InvalidRequest,
@@ -226,13 +279,22 @@ fn misframed(what: Misframed) -> S3Error {
 
 /// Everything but the bytes of an object or a part.
 fn is_document(parts: &Parts) -> bool {
-    let key = parts.uri.path().trim_start_matches('/').split_once('/').map(|(_, key)| key);
+    let key = parts
+        .uri
+        .path()
+        .trim_start_matches('/')
+        .split_once('/')
+        .map(|(_, key)| key);
     parts.method != Method::PUT || key.is_none_or(str::is_empty)
 }
 
 fn query_has(parts: &Parts, name: &str) -> bool {
     let query = parts.uri.query().unwrap_or_default();
     form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name)
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get("content-length")?.to_str().ok()?.parse().ok()
 }
 
 fn content_sha256(headers: &HeaderMap) -> Option<String> {
@@ -277,13 +339,45 @@ mod tests {
             assert_eq!(read(&delete, "hellO").await.unwrap_err(), code);
         }
         // A completion's checksum is that of the object.
-        let complete = parts("POST", "/b/k?uploadId=1", &[("x-amz-checksum-crc32", "NhCmhg==")]);
+        let complete = parts(
+            "POST",
+            "/b/k?uploadId=1",
+            &[("x-amz-checksum-crc32", "NhCmhg==")],
+        );
         assert_eq!(read(&complete, "<x/>").await.unwrap(), b"<x/>");
     }
 
     #[tokio::test]
+    async fn a_document_of_announced_length_is_judged_before_its_last_byte_goes_on() {
+        let pairs = [
+            ("content-md5", "XUFAKrxLKna5cZ2REBfFkg=="),
+            ("content-length", "5"),
+        ];
+        let delete = parts("POST", "/bucket?delete", &pairs);
+        let fault = Fault::default();
+        let body = axum::body::Body::from("hellO");
+        let mut watched = Watched::new(&delete, body, fault.clone()).unwrap();
+        assert!(watched.frame().await.unwrap().is_err());
+        assert_eq!(fault.take().unwrap().code().as_str(), "BadDigest");
+    }
+
+    #[tokio::test]
+    async fn a_document_without_measure_is_refused_by_its_length() {
+        let long = parts("POST", "/bucket?delete", &[("content-length", "4194305")]);
+        let refused = Watched::new(&long, axum::body::Body::empty(), Fault::default());
+        assert!(refused.is_err_and(|refused| *refused.code() == s3s::S3ErrorCode::MaxMessageLengthExceeded));
+        // The bytes of an object have another measure.
+        let put = parts("PUT", "/bucket/key", &[("content-length", "4194305")]);
+        assert!(Watched::new(&put, axum::body::Body::empty(), Fault::default()).is_ok());
+    }
+
+    #[tokio::test]
     async fn the_bytes_of_an_object_pass_unhashed() {
-        let put = parts("PUT", "/b/k", &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")]);
+        let put = parts(
+            "PUT",
+            "/b/k",
+            &[("content-md5", "XUFAKrxLKna5cZ2REBfFkg==")],
+        );
         assert_eq!(read(&put, "anything").await.unwrap(), b"anything");
         assert!(is_document(&parts("PUT", "/b", &[])) && is_document(&parts("PUT", "/b/", &[])));
         assert!(!is_document(&parts("PUT", "/b//", &[])));
@@ -296,9 +390,18 @@ mod tests {
             "/b/k",
             &[("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")],
         );
-        assert_eq!(read(&put, "5\r\nhello\r\n0\r\n\r\n").await.unwrap(), b"5\r\nhello\r\n0\r\n\r\n");
-        assert_eq!(read(&put, "5\r\nhello\r\n").await.unwrap_err(), "IncompleteBody");
-        assert_eq!(read(&put, "5\r\nhelloo\r\n").await.unwrap_err(), "InvalidRequest");
+        assert_eq!(
+            read(&put, "5\r\nhello\r\n0\r\n\r\n").await.unwrap(),
+            b"5\r\nhello\r\n0\r\n\r\n"
+        );
+        assert_eq!(
+            read(&put, "5\r\nhello\r\n").await.unwrap_err(),
+            "IncompleteBody"
+        );
+        assert_eq!(
+            read(&put, "5\r\nhelloo\r\n").await.unwrap_err(),
+            "InvalidRequest"
+        );
     }
 
     #[tokio::test]
@@ -308,6 +411,9 @@ mod tests {
             Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
         ]);
         let body = axum::body::Body::from_stream(broken);
-        assert_eq!(read(&parts("PUT", "/b/k", &[]), body).await.unwrap_err(), "IncompleteBody");
+        assert_eq!(
+            read(&parts("PUT", "/b/k", &[]), body).await.unwrap_err(),
+            "IncompleteBody"
+        );
     }
 }

@@ -15,7 +15,10 @@ use s3s::{S3Request, S3Result, s3_error};
 const PAGE_MAX: i32 = 10_000;
 
 pub(super) fn owner() -> Owner {
-    Owner { display_name: Some(OWNER.into()), id: Some(OWNER.into()) }
+    Owner {
+        display_name: Some(OWNER.into()),
+        id: Some(OWNER.into()),
+    }
 }
 
 pub(super) async fn list(
@@ -24,8 +27,14 @@ pub(super) async fn list(
 ) -> S3Result<ListBucketsOutput> {
     let input = request.input;
     let max = input.max_buckets.unwrap_or(PAGE_MAX);
-    let Some(max) = usize::try_from(max).ok().filter(|max| (1..=10_000).contains(max)) else {
-        return Err(s3_error!(InvalidArgument, "max-buckets must be 1 to {PAGE_MAX}, not {max}"));
+    let Some(max) = usize::try_from(max)
+        .ok()
+        .filter(|max| (1..=10_000).contains(max))
+    else {
+        return Err(s3_error!(
+            InvalidArgument,
+            "max-buckets must be 1 to {PAGE_MAX}, not {max}"
+        ));
     };
     let mut found = door.ask(|store| store.buckets()).await?;
     found.sort_by(|one, two| one.name.cmp(&two.name));
@@ -36,7 +45,10 @@ pub(super) async fn list(
     let more = found.len() > max;
     found.truncate(max);
     Ok(ListBucketsOutput {
-        continuation_token: found.last().filter(|_| more).map(|bucket| bucket.name.clone()),
+        continuation_token: found
+            .last()
+            .filter(|_| more)
+            .map(|bucket| bucket.name.clone()),
         buckets: Some(
             found
                 .into_iter()
@@ -59,17 +71,24 @@ pub(super) async fn create(
     let who = who(&request.extensions);
     let name = request.input.bucket;
     let location = format!("/{name}");
-    door.ask(move |store| store.bucket_create(&who, &name)).await?;
-    Ok(CreateBucketOutput { location: Some(location), ..CreateBucketOutput::default() })
+    door.ask(move |store| store.bucket_create(&who, &name))
+        .await?;
+    Ok(CreateBucketOutput {
+        location: Some(location),
+    })
 }
 
 pub(super) async fn head(
     door: &Door,
     request: S3Request<HeadBucketInput>,
 ) -> S3Result<HeadBucketOutput> {
-    door.ask(move |store| store.bucket(&request.input.bucket)).await?;
+    door.ask(move |store| store.bucket(&request.input.bucket))
+        .await?;
     let bucket_region = Some(door.region.clone());
-    Ok(HeadBucketOutput { bucket_region, ..HeadBucketOutput::default() })
+    Ok(HeadBucketOutput {
+        bucket_region,
+        ..HeadBucketOutput::default()
+    })
 }
 
 pub(super) async fn remove(
@@ -86,7 +105,10 @@ pub(super) async fn remove(
         })
         .await?;
     removed.map_err(|why| {
-        s3_error!(BucketNotEmpty, "The bucket you tried to delete is not empty: {why}")
+        s3_error!(
+            BucketNotEmpty,
+            "The bucket you tried to delete is not empty: {why}"
+        )
     })?;
     Ok(DeleteBucketOutput {})
 }
@@ -95,11 +117,14 @@ pub(super) async fn location(
     door: &Door,
     request: S3Request<GetBucketLocationInput>,
 ) -> S3Result<GetBucketLocationOutput> {
-    door.ask(move |store| store.bucket(&request.input.bucket)).await?;
+    door.ask(move |store| store.bucket(&request.input.bucket))
+        .await?;
     // S3 says nothing of its first region ("GetBucketLocation", Amazon S3 API reference).
     let named = Some(door.region.clone()).filter(|region| region != "us-east-1");
     let location_constraint = named.map(BucketLocationConstraint::from);
-    Ok(GetBucketLocationOutput { location_constraint })
+    Ok(GetBucketLocationOutput {
+        location_constraint,
+    })
 }
 
 /// Nothing is versioned: the answer has no status, as for a bucket where it never was.
@@ -107,6 +132,7 @@ pub(super) async fn versioning(
     door: &Door,
     request: S3Request<GetBucketVersioningInput>,
 ) -> S3Result<GetBucketVersioningOutput> {
-    door.ask(move |store| store.bucket(&request.input.bucket)).await?;
+    door.ask(move |store| store.bucket(&request.input.bucket))
+        .await?;
     Ok(GetBucketVersioningOutput::default())
 }

@@ -34,15 +34,19 @@ pub(super) struct Framing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Size,
-    Data { left: u64 },
+    Data {
+        left: u64,
+    },
     /// How many bytes of the `\r\n` behind the data were seen.
-    DataEnd { seen: usize },
+    DataEnd {
+        seen: usize,
+    },
     /// Behind the last chunk.
     Trailers,
 }
 
 /// What is wrong with a framing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misframed {
     /// A signed chunk of so many bytes.
     TooLarge(u64),
@@ -55,11 +59,19 @@ pub(super) enum Misframed {
 impl Framing {
     /// `signed`: each chunk carries its signature and must go on as it is.
     pub(super) fn new(signed: bool) -> Self {
-        Self { state: State::Size, line: Vec::new(), cut_anew: !signed }
+        Self {
+            state: State::Size,
+            line: Vec::new(),
+            cut_anew: !signed,
+        }
     }
 
     /// Takes the next bytes; what is to go on is appended to `onward`.
-    pub(super) fn push(&mut self, bytes: &Bytes, onward: &mut VecDeque<Bytes>) -> Result<(), Misframed> {
+    pub(super) fn push(
+        &mut self,
+        bytes: &Bytes,
+        onward: &mut VecDeque<Bytes>,
+    ) -> Result<(), Misframed> {
         let mut rest = bytes.clone();
         while !rest.is_empty() {
             match self.state {
@@ -87,17 +99,27 @@ impl Framing {
                         onward.push_back(data);
                     }
                     let left = left - take as u64;
-                    self.state = if left == 0 { State::DataEnd { seen: 0 } } else { State::Data { left } };
+                    self.state = if left == 0 {
+                        State::DataEnd { seen: 0 }
+                    } else {
+                        State::Data { left }
+                    };
                 }
                 State::DataEnd { seen } => {
                     let byte = rest.split_to(1);
                     if byte[0] != b"\r\n"[seen] {
-                        return Err(Misframed::Malformed("a chunk is longer than its size line says"));
+                        return Err(Misframed::Malformed(
+                            "a chunk is longer than its size line says",
+                        ));
                     }
                     if !self.cut_anew {
                         onward.push_back(byte);
                     }
-                    self.state = if seen == 0 { State::DataEnd { seen: 1 } } else { State::Size };
+                    self.state = if seen == 0 {
+                        State::DataEnd { seen: 1 }
+                    } else {
+                        State::Size
+                    };
                 }
                 State::Trailers => onward.push_back(rest.split_to(rest.len())),
             }
@@ -107,7 +129,11 @@ impl Framing {
 
     /// Whether the bytes may end here.
     pub(super) fn finish(&self) -> Result<(), Misframed> {
-        if self.state == State::Trailers { Ok(()) } else { Err(Misframed::Truncated) }
+        if self.state == State::Trailers {
+            Ok(())
+        } else {
+            Err(Misframed::Truncated)
+        }
     }
 
     fn size_line(&mut self, onward: &mut VecDeque<Bytes>) -> Result<(), Misframed> {
@@ -118,7 +144,11 @@ impl Framing {
         }
         if size == 0 {
             self.state = State::Trailers;
-            onward.push_back(if self.cut_anew { Bytes::from_static(b"0\r\n") } else { line.into() });
+            onward.push_back(if self.cut_anew {
+                Bytes::from_static(b"0\r\n")
+            } else {
+                line.into()
+            });
         } else {
             self.state = State::Data { left: size };
             if !self.cut_anew {
@@ -131,14 +161,18 @@ impl Framing {
 
 fn parse_size(line: &[u8]) -> Result<u64, Misframed> {
     let malformed = Misframed::Malformed("a chunk's size line is not a hex number");
-    let Some(line) = line.strip_suffix(b"\r\n") else { return Err(malformed) };
+    let Some(line) = line.strip_suffix(b"\r\n") else {
+        return Err(malformed);
+    };
     let digits = line.split(|&byte| byte == b';').next().unwrap_or_default();
     if digits.is_empty() || digits.len() > SIZE_DIGITS_MAX {
         return Err(malformed);
     }
     let mut size = 0_u64;
     for &digit in digits {
-        let Some(value) = char::from(digit).to_digit(16) else { return Err(malformed) };
+        let Some(value) = char::from(digit).to_digit(16) else {
+            return Err(malformed);
+        };
         size = size << 4 | u64::from(value);
     }
     Ok(size)
@@ -198,7 +232,11 @@ mod tests {
         let body = b"5\r\nhello\r\n0\r\n";
         for end in 0..body.len() {
             for signed in [false, true] {
-                assert_eq!(walk(signed, &body[..end], 3), Err(Misframed::Truncated), "at {end}");
+                assert_eq!(
+                    walk(signed, &body[..end], 3),
+                    Err(Misframed::Truncated),
+                    "at {end}"
+                );
             }
         }
         assert!(walk(true, body, 3).is_ok());
@@ -217,8 +255,14 @@ mod tests {
 
     #[test]
     fn a_huge_declared_size_costs_nothing() {
-        assert_eq!(walk(false, b"ffffffffffffffff\r\nabc", 5), Err(Misframed::Truncated));
-        assert!(matches!(walk(false, b"10000000000000000\r\n", 5), Err(Misframed::Malformed(_))));
+        assert_eq!(
+            walk(false, b"ffffffffffffffff\r\nabc", 5),
+            Err(Misframed::Truncated)
+        );
+        assert!(matches!(
+            walk(false, b"10000000000000000\r\n", 5),
+            Err(Misframed::Malformed(_))
+        ));
     }
 
     #[test]
@@ -236,7 +280,10 @@ mod tests {
         ] {
             for step in [1, 2, 300] {
                 for signed in [false, true] {
-                    assert!(matches!(walk(signed, body, step), Err(Misframed::Malformed(_))), "{body:?}");
+                    assert!(
+                        matches!(walk(signed, body, step), Err(Misframed::Malformed(_))),
+                        "{body:?}"
+                    );
                 }
             }
         }

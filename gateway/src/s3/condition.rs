@@ -106,7 +106,10 @@ mod tests {
             key: "k".into(),
             length_bytes: 1,
             modified_ms: 1_700_000_000_750,
-            meta: ObjectMeta { etag: "abc".into(), ..ObjectMeta::default() },
+            meta: ObjectMeta {
+                etag: "abc".into(),
+                ..ObjectMeta::default()
+            },
             parts: Vec::new(),
             body: Body::Inline,
         }
@@ -125,25 +128,48 @@ mod tests {
         let judge = |conditions: Conditions| conditions.judge(&object());
         let none = Conditions::default;
         assert_eq!(judge(none()), Verdict::Holds);
-        assert_eq!(judge(Conditions { if_match: etag("abc"), ..none() }), Verdict::Holds);
         assert_eq!(
-            judge(Conditions { if_match: etag("x"), ..none() }),
-            Verdict::Failed("If-Match")
-        );
-        assert_eq!(
-            judge(Conditions { if_match: etag("abc"), if_unmodified_since: seconds(-9), ..none() }),
+            judge(Conditions {
+                if_match: etag("abc"),
+                ..none()
+            }),
             Verdict::Holds
         );
         assert_eq!(
-            judge(Conditions { if_none_match: etag("abc"), ..none() }),
+            judge(Conditions {
+                if_match: etag("x"),
+                ..none()
+            }),
+            Verdict::Failed("If-Match")
+        );
+        assert_eq!(
+            judge(Conditions {
+                if_match: etag("abc"),
+                if_unmodified_since: seconds(-9),
+                ..none()
+            }),
+            Verdict::Holds
+        );
+        assert_eq!(
+            judge(Conditions {
+                if_none_match: etag("abc"),
+                ..none()
+            }),
             Verdict::NotModified
         );
         assert_eq!(
-            judge(Conditions { if_none_match: Some(ETagCondition::Any), ..none() }),
+            judge(Conditions {
+                if_none_match: Some(ETagCondition::Any),
+                ..none()
+            }),
             Verdict::NotModified
         );
         assert_eq!(
-            judge(Conditions { if_none_match: etag("x"), if_modified_since: seconds(9), ..none() }),
+            judge(Conditions {
+                if_none_match: etag("x"),
+                if_modified_since: seconds(9),
+                ..none()
+            }),
             Verdict::Holds
         );
     }
@@ -152,20 +178,34 @@ mod tests {
     fn dates_compare_by_the_second_that_last_modified_shows() {
         let judge = |conditions: Conditions| conditions.judge(&object());
         let none = Conditions::default;
-        let since = |offset| Conditions { if_modified_since: seconds(offset), ..none() };
+        let since = |offset| Conditions {
+            if_modified_since: seconds(offset),
+            ..none()
+        };
         assert_eq!(judge(since(-1)), Verdict::Holds);
         assert_eq!(judge(since(0)), Verdict::NotModified);
-        let until = |offset| Conditions { if_unmodified_since: seconds(offset), ..none() };
+        let until = |offset| Conditions {
+            if_unmodified_since: seconds(offset),
+            ..none()
+        };
         assert_eq!(judge(until(0)), Verdict::Holds);
         assert_eq!(judge(until(-1)), Verdict::Failed("If-Unmodified-Since"));
     }
 
     #[test]
     fn a_copy_fails_where_a_read_would_say_not_modified() {
-        let conditions = Conditions { if_none_match: etag("abc"), ..Conditions::default() };
+        let conditions = Conditions {
+            if_none_match: etag("abc"),
+            ..Conditions::default()
+        };
         let refused = conditions.judge_source(&object()).unwrap_err();
         assert_eq!(refused.code().as_str(), "PreconditionFailed");
-        assert!(refused.message().unwrap().contains("x-amz-copy-source-if-none-match"));
+        assert!(
+            refused
+                .message()
+                .unwrap()
+                .contains("x-amz-copy-source-if-none-match")
+        );
     }
 
     #[test]
@@ -173,6 +213,9 @@ mod tests {
         let any = of_write(None, Some(&ETagCondition::Any)).unwrap();
         assert_eq!(any.if_none_match, ["*"]);
         assert!(of_write(None, etag("abc").as_ref()).is_err());
-        assert_eq!(of_write(etag("abc").as_ref(), None).unwrap().if_match, ["abc"]);
+        assert_eq!(
+            of_write(etag("abc").as_ref(), None).unwrap().if_match,
+            ["abc"]
+        );
     }
 }

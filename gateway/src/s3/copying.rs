@@ -26,7 +26,10 @@ pub(super) async fn copy(
     let input = request.input;
     let source = named(input.copy_source)?;
     let target = (input.bucket, input.key);
-    let directive = input.metadata_directive.as_ref().map(MetadataDirective::as_str);
+    let directive = input
+        .metadata_directive
+        .as_ref()
+        .map(MetadataDirective::as_str);
     let replace = match directive {
         None | Some(MetadataDirective::COPY) => false,
         Some(MetadataDirective::REPLACE) => true,
@@ -52,7 +55,9 @@ pub(super) async fn copy(
         if_unmodified_since: input.copy_source_if_unmodified_since,
     };
     let condition = of_target(&request.headers)?;
-    let wanted = input.checksum_algorithm.map(|algorithm| Scheme::algorithm(algorithm.as_str()));
+    let wanted = input
+        .checksum_algorithm
+        .map(|algorithm| Scheme::algorithm(algorithm.as_str()));
     let wanted = wanted.transpose()?;
 
     let found = head(door, &source).await?;
@@ -70,7 +75,10 @@ pub(super) async fn copy(
         kept.checksums = checksums;
     }
     // What was judged, and what the checksums are of, is what gets copied.
-    let same = Precondition { if_match: vec![found.meta.etag], ..Precondition::default() };
+    let same = Precondition {
+        if_match: vec![found.meta.etag],
+        ..Precondition::default()
+    };
     let object = door
         .ask(move |store| {
             let (source, target) = ((&*source.0, &*source.1), (&*target.0, &*target.1));
@@ -91,7 +99,10 @@ pub(super) async fn copy(
         ..CopyObjectResult::default()
     };
     show_checksums!(result, &object.meta.checksums);
-    Ok(CopyObjectOutput { copy_object_result: Some(result), ..CopyObjectOutput::default() })
+    Ok(CopyObjectOutput {
+        copy_object_result: Some(result),
+        ..CopyObjectOutput::default()
+    })
 }
 
 pub(super) async fn part(
@@ -115,7 +126,9 @@ pub(super) async fn part(
     let found = head(door, &source).await?;
     conditions.judge_source(&found)?;
     let range = input.copy_source_range.as_deref();
-    let range = range.map(|text| range::of_copy(found.length_bytes, text)).transpose()?;
+    let range = range
+        .map(|text| range::of_copy(found.length_bytes, text))
+        .transpose()?;
     let range = range.map(|range| (range.start, range.end - range.start));
     let part = door
         .ask(move |store| {
@@ -136,12 +149,19 @@ pub(super) async fn part(
         ..CopyPartResult::default()
     };
     show_checksums!(result, &part.checksums);
-    Ok(UploadPartCopyOutput { copy_part_result: Some(result), ..UploadPartCopyOutput::default() })
+    Ok(UploadPartCopyOutput {
+        copy_part_result: Some(result),
+        ..UploadPartCopyOutput::default()
+    })
 }
 
 fn named(source: CopySource) -> S3Result<(String, String)> {
     match source {
-        CopySource::Bucket { bucket, key, version_id } => {
+        CopySource::Bucket {
+            bucket,
+            key,
+            version_id,
+        } => {
             check_key(&key)?;
             refuse_version(version_id.as_deref())?;
             Ok((bucket.into(), key.into()))
@@ -155,16 +175,24 @@ fn named(source: CopySource) -> S3Result<(String, String)> {
 
 async fn head(door: &Door, source: &(String, String)) -> S3Result<Object> {
     let (bucket, key) = source.clone();
-    door.ask(move |store| store.object_head(&bucket, &key)).await
+    door.ask(move |store| store.object_head(&bucket, &key))
+        .await
 }
 
 /// The conditions on what the copy replaces, which the protocol layer does not parse.
 fn of_target(headers: &HeaderMap) -> S3Result<Precondition> {
     let parse = |name: &str| {
-        let condition = headers.get(name).map(|value| ETagCondition::parse_http_header(value.as_bytes()));
-        condition.transpose().map_err(|bad| s3_error!(bad, InvalidArgument, "{name} is no ETag"))
+        let condition = headers
+            .get(name)
+            .map(|value| ETagCondition::parse_http_header(value.as_bytes()));
+        condition
+            .transpose()
+            .map_err(|bad| s3_error!(bad, InvalidArgument, "{name} is no ETag"))
     };
-    condition::of_write(parse("if-match")?.as_ref(), parse("if-none-match")?.as_ref())
+    condition::of_write(
+        parse("if-match")?.as_ref(),
+        parse("if-none-match")?.as_ref(),
+    )
 }
 
 /// Whether the source has this checksum over all its bytes.
@@ -191,7 +219,10 @@ async fn computed(
         return Err(failed(blockstore::Error::new(
             blockstore::Kind::Precondition,
             blockstore::Subject::Object,
-            format!("the source {}/{} changed while it was copied", source.0, source.1),
+            format!(
+                "the source {}/{} changed while it was copied",
+                source.0, source.1
+            ),
         )));
     }
     Ok(sums.kept(FULL_OBJECT))

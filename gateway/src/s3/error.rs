@@ -39,14 +39,18 @@ pub(super) fn failed(error: blockstore::Error) -> S3Error {
     }
     let (code, status) = code_of(kind, subject);
     let message = match kind {
-        Kind::Internal => "We encountered an internal error. The server's log has the reason under \
+        Kind::Internal => {
+            "We encountered an internal error. The server's log has the reason under \
                            this request's id."
-            .to_owned(),
+                .to_owned()
+        }
         Kind::Corrupt => format!(
             "The stored bytes are damaged and are not handed out; an operator must look: infall \
              check --scrub. ({error})"
         ),
-        Kind::NoSpace => format!("The store's disk is full: delete something or add space. ({error})"),
+        Kind::NoSpace => {
+            format!("The store's disk is full: delete something or add space. ({error})")
+        }
         Kind::Precondition => {
             format!("At least one of the pre-conditions you specified did not hold ({error})")
         }
@@ -60,6 +64,7 @@ pub(super) fn failed(error: blockstore::Error) -> S3Error {
     };
     let mut told = S3Error::with_message(code, message);
     told.set_status_code(status);
+    told.set_source(Box::new(error));
     told
 }
 
@@ -76,10 +81,9 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
         (Kind::Invalid | Kind::NotFound, Range) => {
             (Code::InvalidRange, Status::RANGE_NOT_SATISFIABLE)
         }
-        (
-            Kind::Invalid,
-            Object | Upload | Store | Volume | Snapshot | Image | Record | Journal,
-        ) => (Code::InvalidArgument, Status::BAD_REQUEST),
+        (Kind::Invalid, Object | Upload | Store | Volume | Snapshot | Image | Record | Journal) => {
+            (Code::InvalidArgument, Status::BAD_REQUEST)
+        }
 
         (Kind::NotFound, Bucket) => (Code::NoSuchBucket, Status::NOT_FOUND),
         (Kind::NotFound, Upload) => (Code::NoSuchUpload, Status::NOT_FOUND),
@@ -99,9 +103,10 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
             (Code::ServiceUnavailable, Status::SERVICE_UNAVAILABLE)
         }
         // RFC 4918, 11.5. S3 has no code of its own for it, and 503 would invite SDKs to try again.
-        (Kind::NoSpace, _) => {
-            (Code::Custom("InsufficientStorage".into()), Status::INSUFFICIENT_STORAGE)
-        }
+        (Kind::NoSpace, _) => (
+            Code::Custom("InsufficientStorage".into()),
+            Status::INSUFFICIENT_STORAGE,
+        ),
         (Kind::Unsupported, _) => (Code::NotImplemented, Status::NOT_IMPLEMENTED),
         (Kind::Corrupt | Kind::Internal, _) => (Code::InternalError, Status::INTERNAL_SERVER_ERROR),
     }
@@ -109,15 +114,13 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
 
 /// An error as a reply of its own, still to be finished.
 pub(super) fn reply(error: S3Error) -> Response<s3s::Body> {
-    let status = error.status_code().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = error.headers().cloned();
-    let document = document(error.code().as_str(), error.message(), "", "");
-    let mut response = Response::new(s3s::Body::from(Bytes::from(document)));
-    *response.status_mut() = status;
-    if let Some(headers) = headers {
-        response.headers_mut().extend(headers);
-    }
-    response
+    let status = error.status_code();
+    error.to_http_response().unwrap_or_else(|unwritten| {
+        tracing::error!(?unwritten, "an error reply could not be written");
+        let mut response = Response::new(s3s::Body::empty());
+        *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response
+    })
 }
 
 /// Gives an error reply its final document; a reply that is none passes as it is.
@@ -140,33 +143,46 @@ pub(super) fn finish(
     }
     let written = response.body().bytes().unwrap_or_default();
     let written = String::from_utf8_lossy(&written);
-    let code = inside(&written, "Code").unwrap_or("InternalError".into());
-    let message = inside(&written, "Message");
-    let document = document(&code, message.as_deref(), resource, request_id);
+    let code = inside(&written, "Code").unwrap_or("InternalError");
+    let document = document(code, inside(&written, "Message"), resource, request_id);
     *response.body_mut() = s3s::Body::from(Bytes::from(document));
     response.headers_mut().remove(CONTENT_LENGTH);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     response
 }
 
+/// `code` and `message` are written already, the other two not.
 fn document(code: &str, message: Option<&str>, resource: &str, request_id: &str) -> String {
-    let escape = |text: &str| quick_xml::escape::escape(text).into_owned();
     let message = message.map_or_else(|| words_for(code), Cow::Borrowed);
     format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{}</Code><Message>{}</Message>\
-         <Resource>{}</Resource><RequestId>{}</RequestId></Error>",
-        escape(code),
-        escape(&message),
-        escape(resource),
-        escape(request_id)
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\
+         <Message>{message}</Message><Resource>{}</Resource><RequestId>{}</RequestId></Error>",
+        written(resource),
+        written(request_id)
     )
 }
 
-/// The text of an element of a document that this crate or the protocol layer wrote.
-fn inside(document: &str, element: &str) -> Option<String> {
+/// Text as XML writes it.
+fn written(text: &str) -> String {
+    let mut written = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '<' => written.push_str("&lt;"),
+            '>' => written.push_str("&gt;"),
+            '&' => written.push_str("&amp;"),
+            other => written.push(other),
+        }
+    }
+    written
+}
+
+/// What an element holds, as it is written in a document of this crate or the protocol layer.
+fn inside<'a>(document: &'a str, element: &str) -> Option<&'a str> {
     let (_, behind) = document.split_once(&format!("<{element}>"))?;
     let (text, _) = behind.split_once(&format!("</{element}>"))?;
-    quick_xml::escape::unescape(text).ok().map(Cow::into_owned)
+    Some(text)
 }
 
 /// Words for what the protocol layer refuses without any.
@@ -207,7 +223,10 @@ mod tests {
 
     fn told(kind: Kind, subject: Subject) -> (String, u16) {
         let error = failed(blockstore::Error::new(kind, subject, "the words"));
-        (error.code().as_str().to_owned(), error.status_code().unwrap().as_u16())
+        (
+            error.code().as_str().to_owned(),
+            error.status_code().unwrap().as_u16(),
+        )
     }
 
     #[test]
@@ -219,23 +238,38 @@ mod tests {
             (Kind::Invalid, Subject::Part, "InvalidPart", 400),
             (Kind::Invalid, Subject::Range, "InvalidRange", 416),
             (Kind::Invalid, Subject::Bucket, "InvalidBucketName", 400),
-            (Kind::Conflict, Subject::Bucket, "BucketAlreadyOwnedByYou", 409),
-            (Kind::Precondition, Subject::Object, "PreconditionFailed", 412),
+            (
+                Kind::Conflict,
+                Subject::Bucket,
+                "BucketAlreadyOwnedByYou",
+                409,
+            ),
+            (
+                Kind::Precondition,
+                Subject::Object,
+                "PreconditionFailed",
+                412,
+            ),
             (Kind::Denied, Subject::Object, "AccessDenied", 403),
             (Kind::Unavailable, Subject::Store, "ServiceUnavailable", 503),
             (Kind::NoSpace, Subject::Store, "InsufficientStorage", 507),
             (Kind::Corrupt, Subject::Object, "InternalError", 500),
             (Kind::Unsupported, Subject::Store, "NotImplemented", 501),
         ] {
-            assert_eq!(told(kind, subject), (code.to_owned(), status), "{kind:?} {subject:?}");
+            assert_eq!(
+                told(kind, subject),
+                (code.to_owned(), status),
+                "{kind:?} {subject:?}"
+            );
         }
     }
 
     #[test]
     fn an_internal_error_keeps_its_inside_to_the_log() {
         let cause = std::io::Error::other("/var/lib/secret-place");
-        let error = blockstore::Error::new(Kind::Internal, Subject::Store, "cannot write /var/lib/x")
-            .because(cause);
+        let error =
+            blockstore::Error::new(Kind::Internal, Subject::Store, "cannot write /var/lib/x")
+                .because(cause);
         assert!(!failed(error).message().unwrap().contains("/var/lib"));
     }
 
@@ -250,7 +284,10 @@ mod tests {
         assert!(document.contains("<Code>NoSuchKey</Code>"), "{document}");
         assert!(document.contains("&lt;k&gt;"), "{document}");
         assert!(document.contains(" &amp; such</Message>"), "{document}");
-        assert!(document.contains("<RequestId>id-1</RequestId>"), "{document}");
+        assert!(
+            document.contains("<RequestId>id-1</RequestId>"),
+            "{document}"
+        );
     }
 
     #[test]
@@ -258,7 +295,9 @@ mod tests {
         let response = s3_error!(SignatureDoesNotMatch).to_http_response().unwrap();
         let document = finished(response);
         assert!(document.contains("Check your secret key"), "{document}");
-        assert!(finished(s3_error!(ExpiredToken).to_http_response().unwrap()).contains("ExpiredToken"));
+        assert!(
+            finished(s3_error!(ExpiredToken).to_http_response().unwrap()).contains("ExpiredToken")
+        );
     }
 
     #[test]

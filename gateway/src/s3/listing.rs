@@ -38,7 +38,9 @@ pub(super) async fn version_1(
         max,
     };
     let bucket = input.bucket.clone();
-    let page = door.ask(move |store| store.object_list(&bucket, &query)).await?;
+    let page = door
+        .ask(move |store| store.object_list(&bucket, &query))
+        .await?;
     let rolled_up = delimiter.is_some();
     Ok(ListObjectsOutput {
         name: Some(input.bucket),
@@ -48,8 +50,17 @@ pub(super) async fn version_1(
         is_truncated: Some(page.next.is_some()),
         common_prefixes: Some(prefixes(&page, spell)),
         // Without a delimiter a client goes on behind the last key it saw.
-        next_marker: page.next.as_deref().filter(|_| rolled_up).map(|next| spell.text(next)),
-        contents: Some(page.objects.iter().map(|object| entry(object, spell, true)).collect()),
+        next_marker: page
+            .next
+            .as_deref()
+            .filter(|_| rolled_up)
+            .map(|next| spell.text(next)),
+        contents: Some(
+            page.objects
+                .iter()
+                .map(|object| entry(object, spell, true))
+                .collect(),
+        ),
         delimiter: delimiter.map(|delimiter| spell.text(&delimiter)),
         encoding_type: input.encoding_type,
         ..ListObjectsOutput::default()
@@ -77,7 +88,9 @@ pub(super) async fn version_2(
         max,
     };
     let bucket = input.bucket.clone();
-    let page = door.ask(move |store| store.object_list(&bucket, &query)).await?;
+    let page = door
+        .ask(move |store| store.object_list(&bucket, &query))
+        .await?;
     let owners = input.fetch_owner == Some(true);
     Ok(ListObjectsV2Output {
         name: Some(input.bucket),
@@ -88,7 +101,12 @@ pub(super) async fn version_2(
         is_truncated: Some(page.next.is_some()),
         next_continuation_token: page.next.as_deref().map(write_token),
         common_prefixes: Some(prefixes(&page, spell)),
-        contents: Some(page.objects.iter().map(|object| entry(object, spell, owners)).collect()),
+        contents: Some(
+            page.objects
+                .iter()
+                .map(|object| entry(object, spell, owners))
+                .collect(),
+        ),
         delimiter: delimiter.map(|delimiter| spell.text(&delimiter)),
         encoding_type: input.encoding_type,
         start_after: input.start_after.map(|after| spell.text(&after)),
@@ -109,7 +127,9 @@ pub(super) async fn uploads(
     let delimiter = some_text(input.delimiter);
     let after = some_text(input.key_marker.clone());
     // Without a key, S3 ignores the id ("ListMultipartUploads", Amazon S3 API reference).
-    let after_id = after.as_ref().and(some_text(input.upload_id_marker.clone()));
+    let after_id = after
+        .as_ref()
+        .and(some_text(input.upload_id_marker.clone()));
     let page = UploadPage::of(
         all,
         &prefix,
@@ -119,7 +139,9 @@ pub(super) async fn uploads(
     );
     let shown = page.uploads.into_iter().map(|upload| {
         let kept = &upload.meta.checksums;
-        let algorithm = kept.get(super::checksum::ALGORITHM).and_then(|name| Algorithm::named(name));
+        let algorithm = kept
+            .get(super::checksum::ALGORITHM)
+            .and_then(|name| Algorithm::named(name));
         MultipartUpload {
             checksum_algorithm: algorithm
                 .map(|algorithm| ChecksumAlgorithm::from(algorithm.s3_name().to_owned())),
@@ -132,7 +154,11 @@ pub(super) async fn uploads(
             upload_id: Some(upload.id),
         }
     });
-    let rolled_up = page.prefixes.iter().map(|prefix| common_prefix(prefix, spell)).collect();
+    let rolled_up = page
+        .prefixes
+        .iter()
+        .map(|prefix| common_prefix(prefix, spell))
+        .collect();
     let (next_key_marker, next_upload_id_marker) = match page.next {
         Some((key, id)) => (Some(spell.text(&key)), Some(id)),
         None => (None, None),
@@ -207,22 +233,31 @@ fn entry(object: &Object, spell: Spelling, with_owner: bool) -> dto::Object {
         last_modified: Some(stamp(object.modified_ms)),
         owner: with_owner.then(owner),
         size: i64::try_from(object.length_bytes).ok(),
-        storage_class: Some(ObjectStorageClass::from_static(ObjectStorageClass::STANDARD)),
+        storage_class: Some(ObjectStorageClass::from_static(
+            ObjectStorageClass::STANDARD,
+        )),
         ..dto::Object::default()
     }
 }
 
 fn prefixes(page: &ListPage, spell: Spelling) -> Vec<CommonPrefix> {
-    page.prefixes.iter().map(|prefix| common_prefix(prefix, spell)).collect()
+    page.prefixes
+        .iter()
+        .map(|prefix| common_prefix(prefix, spell))
+        .collect()
 }
 
 fn common_prefix(prefix: &str, spell: Spelling) -> CommonPrefix {
-    CommonPrefix { prefix: Some(spell.text(prefix)) }
+    CommonPrefix {
+        prefix: Some(spell.text(prefix)),
+    }
 }
 
 fn page_size(asked: Option<i32>, name: &str) -> S3Result<(usize, i32)> {
     let size = asked.unwrap_or(PAGE_MAX).min(PAGE_MAX);
-    usize::try_from(size).map(|max| (max, size)).map_err(|_| negative(name))
+    usize::try_from(size)
+        .map(|max| (max, size))
+        .map_err(|_| negative(name))
 }
 
 fn some_text(text: Option<String>) -> Option<String> {
@@ -234,9 +269,15 @@ fn write_token(next: &str) -> String {
 }
 
 fn read_token(token: &str) -> S3Result<String> {
-    let text = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = URL_SAFE_NO_PAD
+        .decode(token)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     text.filter(|text| !text.is_empty()).ok_or_else(|| {
-        s3_error!(InvalidArgument, "The continuation token provided is incorrect: {token:?}")
+        s3_error!(
+            InvalidArgument,
+            "The continuation token provided is incorrect: {token:?}"
+        )
     })
 }
 
@@ -261,14 +302,19 @@ impl UploadPage {
         let mut page = Self::default();
         let mut last: Option<(String, String)> = None;
         for upload in all {
-            let Some(rest) = upload.key.strip_prefix(prefix) else { continue };
+            let Some(rest) = upload.key.strip_prefix(prefix) else {
+                continue;
+            };
             let rolled_up = delimiter.and_then(|delimiter| {
-                rest.find(delimiter).map(|at| upload.key[..prefix.len() + at + delimiter.len()].to_owned())
+                rest.find(delimiter)
+                    .map(|at| upload.key[..prefix.len() + at + delimiter.len()].to_owned())
             });
             let seen = match (after, &rolled_up) {
                 (None, _) => false,
                 (Some((key, _)), Some(prefix)) => prefix.as_str() <= key,
-                (Some((key, Some(id))), None) => (upload.key.as_str(), upload.id.as_str()) <= (key, id),
+                (Some((key, Some(id))), None) => {
+                    (upload.key.as_str(), upload.id.as_str()) <= (key, id)
+                }
                 (Some((key, None)), None) => upload.key.as_str() <= key,
             };
             let repeated = rolled_up.is_some() && rolled_up.as_ref() == page.prefixes.last();
@@ -301,7 +347,10 @@ mod tests {
 
     #[test]
     fn keys_that_xml_cannot_carry_are_percent_encoded() {
-        assert_eq!(Spelling::Url.text("a b+c/ü\u{1}%~"), "a%20b%2Bc/%C3%BC%01%25~");
+        assert_eq!(
+            Spelling::Url.text("a b+c/ü\u{1}%~"),
+            "a%20b%2Bc/%C3%BC%01%25~"
+        );
         assert_eq!(Spelling::Plain.text("a b"), "a b");
         assert!(Spelling::asked(Some(&EncodingType::from_static("gzip"))).is_err());
     }
@@ -312,7 +361,11 @@ mod tests {
             assert_eq!(read_token(&write_token(next)).unwrap(), next);
         }
         for bad in ["", "!", "/////w", "a"] {
-            assert_eq!(read_token(bad).unwrap_err().code().as_str(), "InvalidArgument", "{bad:?}");
+            assert_eq!(
+                read_token(bad).unwrap_err().code().as_str(),
+                "InvalidArgument",
+                "{bad:?}"
+            );
         }
     }
 
@@ -332,19 +385,32 @@ mod tests {
             created_ms: 0,
             meta: ObjectMeta::default(),
         };
-        [("a", "1"), ("a", "2"), ("d/x", "3"), ("d/y", "4"), ("e", "5")].iter().map(upload).collect()
+        [
+            ("a", "1"),
+            ("a", "2"),
+            ("d/x", "3"),
+            ("d/y", "4"),
+            ("e", "5"),
+        ]
+        .iter()
+        .map(upload)
+        .collect()
     }
 
     fn walk(prefix: &str, delimiter: Option<&str>, max: usize) -> Vec<String> {
         let mut seen = Vec::new();
         let mut after: Option<(String, String)> = None;
         loop {
-            let marker = after.as_ref().map(|(key, id)| {
-                (key.as_str(), Some(id.as_str()).filter(|id| !id.is_empty()))
-            });
+            let marker = after
+                .as_ref()
+                .map(|(key, id)| (key.as_str(), Some(id.as_str()).filter(|id| !id.is_empty())));
             let page = UploadPage::of(all(), prefix, delimiter, marker, max);
             assert!(page.uploads.len() + page.prefixes.len() <= max);
-            seen.extend(page.uploads.iter().map(|upload| format!("{}#{}", upload.key, upload.id)));
+            seen.extend(
+                page.uploads
+                    .iter()
+                    .map(|upload| format!("{}#{}", upload.key, upload.id)),
+            );
             seen.extend(page.prefixes.iter().cloned());
             match page.next {
                 Some(next) => after = Some(next),

@@ -30,18 +30,29 @@ const SYSTEM_BYTES_MAX: usize = 8 << 10;
 pub(super) fn describe(headers: &HeaderMap, user: Option<Metadata>) -> S3Result<ObjectMeta> {
     let mut kept = BTreeMap::new();
     for name in KEPT {
-        let Some(value) = headers.get(name) else { continue };
-        let Ok(value) = std::str::from_utf8(value.as_bytes()) else {
-            return Err(s3_error!(InvalidArgument, "The value of {name} is not UTF-8"));
+        let Some(value) = headers.get(name) else {
+            continue;
         };
-        let value = if name == "content-encoding" { without_chunking(value) } else { value.into() };
+        let Ok(value) = std::str::from_utf8(value.as_bytes()) else {
+            return Err(s3_error!(
+                InvalidArgument,
+                "The value of {name} is not UTF-8"
+            ));
+        };
+        let value = if name == "content-encoding" {
+            without_chunking(value)
+        } else {
+            value.into()
+        };
         if !value.is_empty() {
             kept.insert(name.to_owned(), value);
         }
     }
     let user: BTreeMap<String, String> = user.into_iter().flatten().collect();
     let bytes = |map: &BTreeMap<String, String>| -> usize {
-        map.iter().map(|(name, value)| name.len() + value.len()).sum()
+        map.iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum()
     };
     let too_large = |what: &str, size: usize, cap: usize| {
         s3_error!(
@@ -57,7 +68,11 @@ pub(super) fn describe(headers: &HeaderMap, user: Option<Metadata>) -> S3Result<
     if system_bytes > SYSTEM_BYTES_MAX {
         return Err(too_large("system headers", system_bytes, SYSTEM_BYTES_MAX));
     }
-    Ok(ObjectMeta { headers: kept, user, ..ObjectMeta::default() })
+    Ok(ObjectMeta {
+        headers: kept,
+        user,
+        ..ObjectMeta::default()
+    })
 }
 
 /// `Expires` as the protocol layer wants it; what is no HTTP date is not shown.
@@ -68,7 +83,9 @@ pub(super) fn expires(meta: &ObjectMeta) -> Option<Timestamp> {
 /// Refuses headers that ask for what is not done here; to ignore them would be a promise broken.
 pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
     for (name, value) in headers {
-        let Some(kind) = name.as_str().strip_prefix("x-amz-") else { continue };
+        let Some(kind) = name.as_str().strip_prefix("x-amz-") else {
+            continue;
+        };
         let value = value.to_str().unwrap_or_default();
         let unserved = |what: &str| {
             s3_error!(
@@ -77,7 +94,12 @@ pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
             )
         };
         match kind {
-            "acl" if !matches!(value, "private" | "bucket-owner-read" | "bucket-owner-full-control") => {
+            "acl"
+                if !matches!(
+                    value,
+                    "private" | "bucket-owner-read" | "bucket-owner-full-control"
+                ) =>
+            {
                 return Err(s3_error!(
                     AccessControlListNotSupported,
                     "The bucket does not allow ACLs: everything belongs to its owner, so {value:?} \
@@ -103,7 +125,10 @@ pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
                 return Err(unserved("object locks"));
             }
             _ if kind.starts_with("grant-") => {
-                return Err(s3_error!(AccessControlListNotSupported, "The bucket does not allow ACLs"));
+                return Err(s3_error!(
+                    AccessControlListNotSupported,
+                    "The bucket does not allow ACLs"
+                ));
             }
             _ if kind.starts_with("object-lock-") => return Err(unserved("object locks")),
             _ if kind.starts_with("server-side-encryption")
@@ -133,7 +158,9 @@ pub(super) fn refuse_version(version: Option<&str>) -> S3Result<()> {
 fn without_chunking(value: &str) -> String {
     let codings = value.split(',').map(str::trim);
     let kept = codings.filter(|coding| !coding.eq_ignore_ascii_case("aws-chunked"));
-    kept.filter(|coding| !coding.is_empty()).collect::<Vec<_>>().join(", ")
+    kept.filter(|coding| !coding.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -141,7 +168,10 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
     }
 
     #[test]
@@ -153,7 +183,11 @@ mod tests {
             ("gzip", Some("gzip")),
         ] {
             let meta = describe(&headers(&[("content-encoding", given)]), None).unwrap();
-            assert_eq!(meta.headers.get("content-encoding").map(String::as_str), kept, "{given}");
+            assert_eq!(
+                meta.headers.get("content-encoding").map(String::as_str),
+                kept,
+                "{given}"
+            );
         }
     }
 
@@ -175,10 +209,18 @@ mod tests {
             ("x-amz-grant-read", "id=1", "AccessControlListNotSupported"),
             ("x-amz-storage-class", "GLACIER", "InvalidStorageClass"),
             ("x-amz-server-side-encryption", "AES256", "NotImplemented"),
-            ("x-amz-server-side-encryption-customer-key", "k", "NotImplemented"),
+            (
+                "x-amz-server-side-encryption-customer-key",
+                "k",
+                "NotImplemented",
+            ),
             ("x-amz-tagging", "a=b", "NotImplemented"),
             ("x-amz-object-lock-mode", "GOVERNANCE", "NotImplemented"),
-            ("x-amz-expected-bucket-owner", "123456789012", "AccessDenied"),
+            (
+                "x-amz-expected-bucket-owner",
+                "123456789012",
+                "AccessDenied",
+            ),
         ] {
             let refused = refuse_unserved(&headers(&[(name, value)])).unwrap_err();
             assert_eq!(refused.code().as_str(), code, "{name}");

@@ -5,11 +5,12 @@
 //! file of its operation family answers:
 //!
 //! ```text
-//! buckets    create, list, head, remove, location
-//! objects    put, get, head, delete          receive, send   bytes in and out, bounded
-//! copying    copy, without moving bytes      checksum        claims and sums
-//! listing    objects, v1 and v2              range, condition, metadata
-//! multipart  uploads, parts, completion
+//! buckets     create, list, head, remove       receive, send  bytes in and out, bounded
+//! objects     put, get, head, delete           body, chunked  the body as it arrives
+//! copying     without moving bytes             claims         what a client says of the bytes
+//! listing     objects v1 and v2, uploads       checksum       what the bytes say
+//! multipart   uploads and their parts          condition, range, metadata
+//! completion  of an upload
 //! ```
 //!
 //! 1. Nothing is answered to a request without a valid signature, and nothing unsigned counts.
@@ -23,6 +24,8 @@ mod body;
 mod buckets;
 mod checksum;
 mod chunked;
+mod claims;
+mod completion;
 mod condition;
 mod copying;
 mod error;
@@ -105,7 +108,9 @@ impl Door {
         work: impl FnOnce(&Store) -> blockstore::Result<T> + Send + 'static,
     ) -> S3Result<T> {
         let store = self.store.clone();
-        crate::blocking::run(move || work(&store)).await.map_err(error::failed)
+        crate::blocking::run(move || work(&store))
+            .await
+            .map_err(error::failed)
     }
 }
 
@@ -123,8 +128,13 @@ async fn slot(turns: &Arc<Semaphore>) -> S3Result<OwnedSemaphorePermit> {
 
 /// Who asks, for the journal.
 fn who(extensions: &http::Extensions) -> Who {
-    let request = extensions.get::<front::RequestId>().map_or("-", |id| id.0.as_str());
-    Who { actor: metadata::OWNER.into(), request: request.into() }
+    let request = extensions
+        .get::<front::RequestId>()
+        .map_or("-", |id| id.0.as_str());
+    Who {
+        actor: metadata::OWNER.into(),
+        request: request.into(),
+    }
 }
 
 /// Milliseconds since the Unix epoch as the protocol layer wants them.
@@ -162,7 +172,7 @@ operations! {
     create_multipart_upload: CreateMultipartUploadInput -> CreateMultipartUploadOutput = multipart::create;
     upload_part: UploadPartInput -> UploadPartOutput = multipart::part;
     upload_part_copy: UploadPartCopyInput -> UploadPartCopyOutput = copying::part;
-    complete_multipart_upload: CompleteMultipartUploadInput -> CompleteMultipartUploadOutput = multipart::complete;
+    complete_multipart_upload: CompleteMultipartUploadInput -> CompleteMultipartUploadOutput = completion::complete;
     abort_multipart_upload: AbortMultipartUploadInput -> AbortMultipartUploadOutput = multipart::abort;
     list_parts: ListPartsInput -> ListPartsOutput = multipart::list_parts;
     list_multipart_uploads: ListMultipartUploadsInput -> ListMultipartUploadsOutput = listing::uploads;

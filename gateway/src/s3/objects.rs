@@ -1,7 +1,8 @@
 //! Objects: put, get, head, delete, delete many.
 
 use super::access::check_key;
-use super::checksum::{Algorithm, Claims, FULL_OBJECT, TYPE};
+use super::checksum::{Algorithm, FULL_OBJECT, TYPE};
+use super::claims::Claims;
 use super::condition::{self, Conditions, Verdict};
 use super::metadata::{self, DEFAULT_TYPE, describe};
 use super::range::{self, Slice};
@@ -107,7 +108,9 @@ pub(super) async fn get(
 ) -> S3Result<GetObjectOutput> {
     let input = request.input;
     let (bucket, key) = (input.bucket, input.key);
-    let (object, body) = door.ask(move |store| store.object_open(&bucket, &key)).await?;
+    let (object, body) = door
+        .ask(move |store| store.object_open(&bucket, &key))
+        .await?;
     let conditions = Conditions {
         if_match: input.if_match,
         if_none_match: input.if_none_match,
@@ -115,9 +118,18 @@ pub(super) async fn get(
         if_unmodified_since: input.if_unmodified_since,
     };
     hold(&conditions, &object)?;
-    let slice =
-        range::slice(object.length_bytes, &object.parts, input.range.as_ref(), input.part_number)?;
-    let shown = Shown::of(&object, &slice, input.checksum_mode.as_ref(), input.part_number);
+    let slice = range::slice(
+        object.length_bytes,
+        &object.parts,
+        input.range.as_ref(),
+        input.part_number,
+    )?;
+    let shown = Shown::of(
+        &object,
+        &slice,
+        input.checksum_mode.as_ref(),
+        input.part_number,
+    );
     let body = send(door, body, slice.bytes).await?;
     let mut output = GetObjectOutput {
         accept_ranges: Some("bytes".into()),
@@ -147,7 +159,9 @@ pub(super) async fn head(
 ) -> S3Result<HeadObjectOutput> {
     let input = request.input;
     let (bucket, key) = (input.bucket, input.key);
-    let object = door.ask(move |store| store.object_head(&bucket, &key)).await?;
+    let object = door
+        .ask(move |store| store.object_head(&bucket, &key))
+        .await?;
     let conditions = Conditions {
         if_match: input.if_match,
         if_none_match: input.if_none_match,
@@ -155,12 +169,23 @@ pub(super) async fn head(
         if_unmodified_since: input.if_unmodified_since,
     };
     hold(&conditions, &object)?;
-    let slice =
-        range::slice(object.length_bytes, &object.parts, input.range.as_ref(), input.part_number)?;
-    let shown = Shown::of(&object, &slice, input.checksum_mode.as_ref(), input.part_number);
+    let slice = range::slice(
+        object.length_bytes,
+        &object.parts,
+        input.range.as_ref(),
+        input.part_number,
+    )?;
+    let shown = Shown::of(
+        &object,
+        &slice,
+        input.checksum_mode.as_ref(),
+        input.part_number,
+    );
     let mut output = HeadObjectOutput {
         accept_ranges: Some("bytes".into()),
-        cache_control: input.response_cache_control.or_else(|| shown.header("cache-control")),
+        cache_control: input
+            .response_cache_control
+            .or_else(|| shown.header("cache-control")),
         checksum_type: checksum_type(&shown.checksums),
         content_disposition: input
             .response_content_disposition
@@ -173,9 +198,15 @@ pub(super) async fn head(
             .or_else(|| shown.header("content-language")),
         content_length: Some(shown.length),
         content_range: slice.content_range,
-        content_type: Some(input.response_content_type.unwrap_or_else(|| shown.content_type())),
+        content_type: Some(
+            input
+                .response_content_type
+                .unwrap_or_else(|| shown.content_type()),
+        ),
         e_tag: etag(&object.meta.etag),
-        expires: input.response_expires.or_else(|| metadata::expires(&object.meta)),
+        expires: input
+            .response_expires
+            .or_else(|| metadata::expires(&object.meta)),
         last_modified: Some(stamp(object.modified_ms)),
         metadata: shown.user(),
         parts_count: shown.parts,
@@ -206,7 +237,11 @@ impl<'a> Shown<'a> {
         Self {
             object,
             length: i64::try_from(slice.bytes.end - slice.bytes.start).unwrap_or(i64::MAX),
-            checksums: if asked && whole { object.meta.checksums.clone() } else { BTreeMap::new() },
+            checksums: if asked && whole {
+                object.meta.checksums.clone()
+            } else {
+                BTreeMap::new()
+            },
             parts: part_number
                 .and_then(|_| i32::try_from(object.parts.len()).ok())
                 .filter(|count| *count > 0),
@@ -218,7 +253,8 @@ impl<'a> Shown<'a> {
     }
 
     fn content_type(&self) -> String {
-        self.header("content-type").unwrap_or_else(|| DEFAULT_TYPE.into())
+        self.header("content-type")
+            .unwrap_or_else(|| DEFAULT_TYPE.into())
     }
 
     fn user(&self) -> Option<Metadata> {
@@ -249,8 +285,14 @@ fn not_modified(object: &Object) -> S3Error {
     add("etag", Some(format!("\"{}\"", object.meta.etag)));
     let mut date = Vec::new();
     let modified = stamp(object.modified_ms).format(TimestampFormat::HttpDate, &mut date);
-    add("last-modified", modified.ok().and_then(|()| String::from_utf8(date).ok()));
-    add("cache-control", object.meta.headers.get("cache-control").cloned());
+    add(
+        "last-modified",
+        modified.ok().and_then(|()| String::from_utf8(date).ok()),
+    );
+    add(
+        "cache-control",
+        object.meta.headers.get("cache-control").cloned(),
+    );
     add("expires", object.meta.headers.get("expires").cloned());
     let mut error = s3_error!(NotModified);
     error.set_headers(headers);
@@ -268,7 +310,8 @@ pub(super) async fn delete(
     }
     let condition = condition::of_write(input.if_match.as_ref(), None)?;
     let (bucket, key) = (input.bucket, input.key);
-    door.ask(move |store| delete_one(store, &who, (&bucket, &key), &condition)).await?;
+    door.ask(move |store| delete_one(store, &who, (&bucket, &key), &condition))
+        .await?;
     Ok(DeleteObjectOutput::default())
 }
 
@@ -282,7 +325,9 @@ fn delete_one(
 ) -> blockstore::Result<()> {
     match store.object_remove(who, target.0, target.1, condition) {
         Ok(_) => Ok(()),
-        Err(missing) if missing.kind() == Kind::NotFound && missing.subject() == Subject::Object => {
+        Err(missing)
+            if missing.kind() == Kind::NotFound && missing.subject() == Subject::Object =>
+        {
             Ok(())
         }
         Err(refused) => match missing_target(store, target, condition, refused) {
@@ -332,7 +377,10 @@ pub(super) async fn delete_many(
     for (key, result) in results {
         match result {
             Ok(()) if quiet => {}
-            Ok(()) => deleted.push(DeletedObject { key: Some(key), ..DeletedObject::default() }),
+            Ok(()) => deleted.push(DeletedObject {
+                key: Some(key),
+                ..DeletedObject::default()
+            }),
             Err(refused) => errors.push(Error {
                 code: Some(refused.code().as_str().to_owned()),
                 key: Some(key),
@@ -360,9 +408,12 @@ async fn delete_listed(
         return Err(only_if_match());
     }
     let wanted = object.e_tag.as_ref().map(|etag| etag.value().to_owned());
-    let condition =
-        Precondition { if_match: wanted.into_iter().collect(), ..Precondition::default() };
-    door.ask(move |store| delete_one(store, &who, (&bucket, &object.key), &condition)).await
+    let condition = Precondition {
+        if_match: wanted.into_iter().collect(),
+        ..Precondition::default()
+    };
+    door.ask(move |store| delete_one(store, &who, (&bucket, &object.key), &condition))
+        .await
 }
 
 fn only_if_match() -> S3Error {

@@ -20,7 +20,12 @@ pub(super) fn slice(
     part_number: Option<i32>,
 ) -> S3Result<Slice> {
     let bytes = match (range, part_number) {
-        (None, None) => return Ok(Slice { bytes: 0..length_bytes, content_range: None }),
+        (None, None) => {
+            return Ok(Slice {
+                bytes: 0..length_bytes,
+                content_range: None,
+            });
+        }
         (Some(_), Some(_)) => {
             return Err(s3_error!(
                 InvalidRequest,
@@ -34,16 +39,25 @@ pub(super) fn slice(
     };
     if bytes.is_empty() {
         // Part 1 of an empty object: RFC 9110 has no Content-Range for it.
-        return Ok(Slice { bytes, content_range: None });
+        return Ok(Slice {
+            bytes,
+            content_range: None,
+        });
     }
     let content_range = format!("bytes {}-{}/{length_bytes}", bytes.start, bytes.end - 1);
-    Ok(Slice { bytes, content_range: Some(content_range) })
+    Ok(Slice {
+        bytes,
+        content_range: Some(content_range),
+    })
 }
 
 /// `bytes=<first>-<last>` of a part copy, both ends given, within the source.
 pub(super) fn of_copy(length_bytes: u64, text: &str) -> S3Result<ops::Range<u64>> {
     match Range::parse(text) {
-        Ok(Range::Int { first, last: Some(last) }) if last < length_bytes => Ok(first..last + 1),
+        Ok(Range::Int {
+            first,
+            last: Some(last),
+        }) if last < length_bytes => Ok(first..last + 1),
         Ok(Range::Int { last: Some(_), .. }) => Err(unsatisfiable(length_bytes)),
         _ => Err(s3_error!(
             InvalidArgument,
@@ -56,7 +70,9 @@ pub(super) fn of_copy(length_bytes: u64, text: &str) -> S3Result<ops::Range<u64>
 fn of_range(length_bytes: u64, range: &Range) -> Option<ops::Range<u64>> {
     match *range {
         Range::Int { first, last } => {
-            let end = last.map_or(length_bytes, |last| length_bytes.min(last.saturating_add(1)));
+            let end = last.map_or(length_bytes, |last| {
+                length_bytes.min(last.saturating_add(1))
+            });
             (first < end).then_some(first..end)
         }
         Range::Suffix { length } => {
@@ -67,7 +83,9 @@ fn of_range(length_bytes: u64, range: &Range) -> Option<ops::Range<u64>> {
 }
 
 fn of_part(length_bytes: u64, parts: &[u64], number: i32) -> S3Result<ops::Range<u64>> {
-    let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+    let index = usize::try_from(number)
+        .ok()
+        .and_then(|number| number.checked_sub(1));
     match (index, parts) {
         (Some(0), []) => Ok(0..length_bytes),
         (Some(index), parts) if index < parts.len() => {
@@ -86,10 +104,15 @@ fn of_part(length_bytes: u64, parts: &[u64], number: i32) -> S3Result<ops::Range
 }
 
 fn unsatisfiable(length_bytes: u64) -> S3Error {
-    let mut error =
-        s3_error!(InvalidRange, "The requested range is not satisfiable: there are {length_bytes} bytes");
+    let mut error = s3_error!(
+        InvalidRange,
+        "The requested range is not satisfiable: there are {length_bytes} bytes"
+    );
     if let Ok(value) = http::HeaderValue::try_from(format!("bytes */{length_bytes}")) {
-        error.set_headers(http::HeaderMap::from_iter([(http::header::CONTENT_RANGE, value)]));
+        error.set_headers(http::HeaderMap::from_iter([(
+            http::header::CONTENT_RANGE,
+            value,
+        )]));
     }
     error
 }
@@ -114,11 +137,20 @@ mod tests {
         assert_eq!(asked(10, "bytes=-4"), Ok((6, 10)));
         assert_eq!(asked(10, "bytes=-40"), Ok((0, 10)));
         assert_eq!(asked(10, "bytes=0-9223372036854775807"), Ok((0, 10)));
-        for bad in ["bytes=10-", "bytes=10-11", "bytes=-0", "bytes=9223372036854775807-"] {
+        for bad in [
+            "bytes=10-",
+            "bytes=10-11",
+            "bytes=-0",
+            "bytes=9223372036854775807-",
+        ] {
             assert_eq!(asked(10, bad), Err("InvalidRange".into()), "{bad}");
         }
         for bad in ["bytes=0-0", "bytes=0-", "bytes=-1"] {
-            assert_eq!(asked(0, bad), Err("InvalidRange".into()), "{bad} of nothing");
+            assert_eq!(
+                asked(0, bad),
+                Err("InvalidRange".into()),
+                "{bad} of nothing"
+            );
         }
     }
 
@@ -135,7 +167,10 @@ mod tests {
         assert_eq!(part(3).unwrap().bytes, 10..12);
         assert_eq!(part(3).unwrap().content_range.unwrap(), "bytes 10-11/12");
         for number in [0, 4, -1, i32::MIN, i32::MAX] {
-            assert_eq!(part(number).unwrap_err().code().as_str(), "InvalidPartNumber");
+            assert_eq!(
+                part(number).unwrap_err().code().as_str(),
+                "InvalidPartNumber"
+            );
         }
         assert_eq!(slice(12, &[], None, Some(1)).unwrap().bytes, 0..12);
         assert_eq!(slice(0, &[], None, Some(1)).unwrap().content_range, None);
@@ -145,9 +180,16 @@ mod tests {
     #[test]
     fn a_copied_range_names_both_ends_within_the_source() {
         assert_eq!(of_copy(10, "bytes=0-9").unwrap(), 0..10);
-        assert_eq!(of_copy(10, "bytes=0-10").unwrap_err().code().as_str(), "InvalidRange");
+        assert_eq!(
+            of_copy(10, "bytes=0-10").unwrap_err().code().as_str(),
+            "InvalidRange"
+        );
         for bad in ["bytes=0-", "bytes=-3", "0-3", "bytes=5-3", "bytes=a-b", ""] {
-            assert_eq!(of_copy(10, bad).unwrap_err().code().as_str(), "InvalidArgument", "{bad}");
+            assert_eq!(
+                of_copy(10, bad).unwrap_err().code().as_str(),
+                "InvalidArgument",
+                "{bad}"
+            );
         }
     }
 }

@@ -6,7 +6,8 @@
 //!    announced length, and what its checksums claim; dropping it forgets the bytes.
 
 use super::body::{incomplete, sha256_mismatch};
-use super::checksum::{Algorithm, Claims, Digests, Sums};
+use super::checksum::{Algorithm, Digests, Sums};
+use super::claims::Claims;
 use super::error::failed;
 use super::{Door, admission, slot};
 use crate::blocking;
@@ -15,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use http::HeaderMap;
 use s3s::dto::StreamingBlob;
-use s3s::{S3Error, S3Result, StdError, TrailingHeaders, s3_error};
+use s3s::{S3Error, S3Result, TrailingHeaders, s3_error};
 
 /// Bytes of a single PUT or part at most ("Amazon S3 multipart upload limits").
 const BODY_BYTES_MAX: u64 = 5 << 30;
@@ -45,15 +46,30 @@ pub(super) async fn receive(
 ) -> S3Result<Received> {
     let announced = announced_bytes(incoming.headers)?;
     let mut algorithms = wanted.to_vec();
-    algorithms.extend(incoming.claims.algorithm().filter(|claimed| !wanted.contains(claimed)));
+    algorithms.extend(
+        incoming
+            .claims
+            .algorithm()
+            .filter(|claimed| !wanted.contains(claimed)),
+    );
 
     let _slot = slot(&door.incoming).await?;
     let (store, bucket) = (door.store.clone(), bucket.to_owned());
     // Before the first look at the body: a client that waits for "100 Continue" then never sends
     // a body that has nowhere to go.
-    let writer = blocking::run(move || store.object_writer(&bucket)).await.map_err(failed)?;
-    let mut writing = Writing { writer, digests: Digests::new(&algorithms) };
-    let mut wire = Wire { body: incoming.body, rest: Bytes::new(), announced, arrived: 0 };
+    let writer = blocking::run(move || store.object_writer(&bucket))
+        .await
+        .map_err(failed)?;
+    let mut writing = Writing {
+        writer,
+        digests: Digests::new(&algorithms),
+    };
+    let mut wire = Wire {
+        body: incoming.body,
+        rest: Bytes::new(),
+        announced,
+        arrived: 0,
+    };
 
     let mut buffer = wire.fill().await?;
     while let Some(bytes) = buffer {
@@ -63,12 +79,18 @@ pub(super) async fn receive(
         buffer = next?;
     }
     if wire.arrived < announced {
-        return Err(incomplete(&format!("{announced} announced, {} arrived", wire.arrived)));
+        return Err(incomplete(&format!(
+            "{announced} announced, {} arrived",
+            wire.arrived
+        )));
     }
     let trailers = incoming.trailers.and_then(|trailers| trailers.take());
     let sums = writing.digests.finish();
     incoming.claims.check(&sums, trailers.as_ref())?;
-    Ok(Received { writer: writing.writer, sums })
+    Ok(Received {
+        writer: writing.writer,
+        sums,
+    })
 }
 
 /// The store's side of a body.
@@ -103,18 +125,25 @@ impl Wire {
             if self.rest.is_empty() {
                 let Some(body) = &mut self.body else { break };
                 match body.next().await {
-                    Some(piece) => self.rest = piece.map_err(broken)?,
+                    Some(piece) => self.rest = piece.map_err(|error| broken(&error.to_string()))?,
                     None => self.body = None,
                 }
                 self.arrived += self.rest.len() as u64;
                 if self.arrived > self.announced {
-                    return Err(incomplete(&format!("more than the {} announced", self.announced)));
+                    return Err(incomplete(&format!(
+                        "more than the {} announced",
+                        self.announced
+                    )));
                 }
                 continue;
             }
             if buffer.is_empty() {
                 let left = self.announced - self.arrived + self.rest.len() as u64;
-                buffer.reserve(usize::try_from(left).unwrap_or(usize::MAX).min(BUFFER_BYTES));
+                buffer.reserve(
+                    usize::try_from(left)
+                        .unwrap_or(usize::MAX)
+                        .min(BUFFER_BYTES),
+                );
             }
             let take = self.rest.len().min(BUFFER_BYTES - buffer.len());
             buffer.extend_from_slice(&self.rest.split_to(take));
@@ -129,9 +158,15 @@ fn announced_bytes(headers: &HeaderMap) -> S3Result<u64> {
         None => "content-length",
     };
     let value = headers.get(name).ok_or_else(|| {
-        s3_error!(MissingContentLength, "You must provide the {name} HTTP header.")
+        s3_error!(
+            MissingContentLength,
+            "You must provide the {name} HTTP header."
+        )
     })?;
-    let announced = value.to_str().ok().and_then(|value| value.parse::<u64>().ok());
+    let announced = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.parse::<u64>().ok());
     match announced {
         Some(announced) if announced <= BODY_BYTES_MAX => Ok(announced),
         Some(announced) => Err(s3_error!(
@@ -139,14 +174,16 @@ fn announced_bytes(headers: &HeaderMap) -> S3Result<u64> {
             "Your proposed upload exceeds the maximum allowed size: {announced} bytes, at most \
              {BODY_BYTES_MAX} go in one piece. Use a multipart upload."
         )),
-        None => Err(s3_error!(InvalidArgument, "{name} is not a number: {value:?}")),
+        None => Err(s3_error!(
+            InvalidArgument,
+            "{name} is not a number: {value:?}"
+        )),
     }
 }
 
 /// What the protocol layer found wrong with a body. It tells by words only; what the watch in
 /// front of it found is told by the front instead.
-fn broken(error: StdError) -> S3Error {
-    let words = error.to_string();
+fn broken(words: &str) -> S3Error {
     if words.contains("Sha256Mismatch") {
         sha256_mismatch()
     } else if words.contains("SignatureMismatch") {
@@ -157,7 +194,7 @@ fn broken(error: StdError) -> S3Error {
     } else if words.contains("FormatError") || words.contains("Trailer") {
         s3_error!(InvalidRequest, "The body is malformed: {words}")
     } else {
-        incomplete(&words)
+        incomplete(words)
     }
 }
 
@@ -166,10 +203,17 @@ mod tests {
     use super::*;
 
     fn wire(pieces: &[&'static [u8]], announced: u64) -> Wire {
-        let pieces: Vec<Result<Bytes, std::io::Error>> =
-            pieces.iter().map(|piece| Ok(Bytes::from_static(piece))).collect();
+        let pieces: Vec<Result<Bytes, std::io::Error>> = pieces
+            .iter()
+            .map(|piece| Ok(Bytes::from_static(piece)))
+            .collect();
         let body = Some(StreamingBlob::wrap(futures::stream::iter(pieces)));
-        Wire { body, rest: Bytes::new(), announced, arrived: 0 }
+        Wire {
+            body,
+            rest: Bytes::new(),
+            announced,
+            arrived: 0,
+        }
     }
 
     static LARGE: [u8; 5 << 19] = [7; 5 << 19];
@@ -183,13 +227,19 @@ mod tests {
         }
         assert_eq!(sizes, [1 << 20, 1 << 20, (1 << 19) + 3]);
         assert_eq!(wire.arrived, LARGE.len() as u64 + 3);
-        assert!(wire.fill().await.unwrap().is_none(), "the end stays the end");
+        assert!(
+            wire.fill().await.unwrap().is_none(),
+            "the end stays the end"
+        );
     }
 
     #[tokio::test]
     async fn one_byte_too_many_is_refused() {
         let mut wire = wire(&[b"abc", b"d"], 3);
-        assert_eq!(wire.fill().await.unwrap_err().code().as_str(), "IncompleteBody");
+        assert_eq!(
+            wire.fill().await.unwrap_err().code().as_str(),
+            "IncompleteBody"
+        );
     }
 
     #[test]
@@ -204,13 +254,26 @@ mod tests {
         let framed = ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER");
         assert_eq!(told(&[("content-length", "5")]), Ok(5));
         assert_eq!(
-            told(&[framed, ("content-length", "50"), ("x-amz-decoded-content-length", "5")]),
+            told(&[
+                framed,
+                ("content-length", "50"),
+                ("x-amz-decoded-content-length", "5")
+            ]),
             Ok(5)
         );
-        assert_eq!(told(&[framed, ("content-length", "50")]), Err("MissingContentLength".into()));
+        assert_eq!(
+            told(&[framed, ("content-length", "50")]),
+            Err("MissingContentLength".into())
+        );
         assert_eq!(told(&[]), Err("MissingContentLength".into()));
-        assert_eq!(told(&[("content-length", "5368709121")]), Err("EntityTooLarge".into()));
+        assert_eq!(
+            told(&[("content-length", "5368709121")]),
+            Err("EntityTooLarge".into())
+        );
         assert_eq!(told(&[("content-length", "5368709120")]), Ok(5 << 30));
-        assert_eq!(told(&[("content-length", "-1")]), Err("InvalidArgument".into()));
+        assert_eq!(
+            told(&[("content-length", "-1")]),
+            Err("InvalidArgument".into())
+        );
     }
 }

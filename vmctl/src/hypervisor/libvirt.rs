@@ -45,7 +45,7 @@ impl Hypervisor {
     /// The host, its capacity and versions.
     pub fn facts(&self) -> Result<HostFacts> {
         let uri = self.uri.to_string();
-        self.call("ask for the host's capabilities", ASK_LIMIT, move |connection| {
+        self.call("describe the host", ASK_LIMIT, move |connection| {
             let node = connection.node_info()?;
             let (emulator, qemu_user) = capabilities::emulator_and_user(&connection.capabilities()?);
             Ok(HostFacts {
@@ -113,7 +113,7 @@ impl Hypervisor {
 
     /// What a domain does; [`State::Missing`] if libvirt does not know it.
     pub fn state(&self, id: Uuid) -> Result<State> {
-        match self.with("ask for the domain's state", ASK_LIMIT, id, state_of) {
+        match self.with("tell the domain's state", ASK_LIMIT, id, state_of) {
             Err(error) if error.kind() == Kind::NotFound => Ok(State::Missing),
             answer => answer,
         }
@@ -135,7 +135,7 @@ impl Hypervisor {
 
     /// The terminal (a pty of this host) of a running domain's serial console.
     pub fn terminal(&self, id: Uuid) -> Result<Option<PathBuf>> {
-        self.with("ask for the domain's console", ASK_LIMIT, id, |domain| {
+        self.with("tell the domain's console", ASK_LIMIT, id, |domain| {
             Ok(capabilities::terminal(&domain.xml_desc(0)?))
         })
     }
@@ -193,7 +193,7 @@ impl Hypervisor {
         Error::new(
             Kind::Unavailable,
             Subject::Record,
-            format!("libvirtd at {} does not {what}: {how}; look at its log, then restart it", self.uri),
+            format!("libvirtd at {} hangs, asked to {what}: {how}; look at its log, then restart it", self.uri),
         )
     }
 }
@@ -219,7 +219,12 @@ fn state_of(domain: &Domain) -> Result<State, VirtError> {
     let paused_by = |wanted| matches!(reason, Enum::Known(DomainStateReason::Paused(by)) if by.is(wanted));
     let ended_by = |wanted| matches!(reason, Enum::Known(DomainStateReason::Shutoff(by)) if by.is(wanted));
     Ok(match state.known() {
-        Some(DomainState::Paused) if paused_by(DomainPausedReason::IOError) => State::Stalled,
+        // "unknown" is what it says when a guest stalls right after it was resumed.
+        Some(DomainState::Paused)
+            if paused_by(DomainPausedReason::IOError) || paused_by(DomainPausedReason::Unknown) =>
+        {
+            State::Stalled
+        }
         Some(DomainState::Paused | DomainState::PMSuspended) => State::Paused,
         Some(DomainState::Crashed) => State::Crashed,
         Some(DomainState::Shutoff) if ended_by(DomainShutoffReason::Crashed) => State::Crashed,
@@ -322,9 +327,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_hypervisor_is_called_so() {
-        let error = Hypervisor::new("nonsense:///x").facts().expect_err("unknown");
-        assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
+    fn a_uri_that_no_libvirt_can_open_is_refused() {
+        for uri in ["qemu:///sys\0tem", "qemu+nonsense:///system"] {
+            let error = Hypervisor::new(uri).facts().expect_err("not a URI");
+            assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
+        }
     }
 
     #[test]

@@ -15,7 +15,8 @@ use vmctl::{Machines, Sockets, probe};
 
 /// In mount and process namespaces of its own, it sees a fresh /run and fresh libvirt directories;
 /// when its standard input closes (with the tests), process 1 of the namespace ends and everything
-/// in it, guests included, goes with it.
+/// in it, guests included, goes with it. Process 1 waits for any child: libvirt waits until a QEMU it
+/// has ended is gone, and that one is an orphan.
 const ENTER: &str = r#"
 set -e
 for d in run lib log cache; do mkdir -p "$1/$d"; done
@@ -27,7 +28,9 @@ mount --bind "$1/cache" /var/cache/libvirt
 virtlogd -d -p /run/virtlogd.pid
 libvirtd -d -p /run/libvirtd.pid
 echo up
-read -r _ || true
+exec 3<&0
+cat <&3 >/dev/null &
+wait $!
 "#;
 
 struct Libvirtd {
@@ -77,7 +80,7 @@ pub(crate) fn open_to_all(path: &Path) {
 /// A store, a state directory, and handles on them that can be made again.
 pub(crate) struct Site {
     pub(crate) directory: tempfile::TempDir,
-    pub(crate) store: Store,
+    store: Option<Store>,
     pub(crate) sockets: Arc<Served>,
 }
 
@@ -92,17 +95,21 @@ impl Site {
         let value = serde_json::to_value(verdict).unwrap();
         store.record_put(&who(), probe::RECORD_KIND, probe::RECORD_NAME, &value, None).unwrap();
         let sockets = Arc::new(Served::new(directory.path()));
-        Self { directory, store, sockets }
+        Self { directory, store: Some(store), sockets }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
     }
 
     pub(crate) fn machines(&self, uri: &str) -> Machines {
-        Machines::new(self.store.clone(), self.directory.path().join("vm"), uri, self.sockets.clone()).unwrap()
+        Machines::new(self.store().clone(), self.directory.path().join("vm"), uri, self.sockets.clone()).unwrap()
     }
 
     /// As after a restart of the server.
     pub(crate) fn reopen(&mut self) {
-        self.store.close().unwrap();
-        self.store = open(self.directory.path());
+        self.store.take().unwrap().close().unwrap();
+        self.store = Some(open(self.directory.path()));
     }
 
     pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -112,7 +119,7 @@ impl Site {
     }
 
     pub(crate) fn journal(&self) -> Vec<(String, String)> {
-        let events = self.store.journal_after(0, 1000).unwrap();
+        let events = self.store().journal_after(0, 1000).unwrap();
         let of_instances = events.into_iter().filter(|event| event.kind.starts_with("instance."));
         of_instances.map(|event| (event.kind, event.subject)).collect()
     }

@@ -69,15 +69,23 @@ impl Header {
     pub fn read(file: &dyn ReadAt) -> Result<Self> {
         let file_bytes = file.length_bytes();
         if file_bytes < u64::from(HEADER_BYTES_V2) {
-            return Err(invalid(&format!("the file has {file_bytes} bytes, a qcow2 header has at least {HEADER_BYTES_V2}")));
+            return Err(invalid(&format!(
+                "the file has {file_bytes} bytes, a qcow2 header has at least {HEADER_BYTES_V2}"
+            )));
         }
         let mut fixed = [0; HEADER_BYTES_V2 as usize];
         file.read_at(0, &mut fixed)?;
         let cluster_bits = check_magic(&fixed)?;
         // Everything that belongs to the header lies in the first cluster (2 MiB at most).
-        let mut cluster = vec![0; usize::try_from(file_bytes.min(1 << cluster_bits)).unwrap_or(usize::MAX)];
+        let mut cluster =
+            vec![0; usize::try_from(file_bytes.min(1 << cluster_bits)).unwrap_or(usize::MAX)];
         file.read_at(0, &mut cluster)?;
-        Parser { bytes: &cluster, file_bytes, cluster_bits }.header()
+        Parser {
+            bytes: &cluster,
+            file_bytes,
+            cluster_bits,
+        }
+        .header()
     }
 
     /// Bytes in a cluster.
@@ -97,19 +105,34 @@ impl Header {
 
     /// How to unpack its compressed clusters.
     pub fn packing(&self) -> Packing {
-        Packing { method: self.method, cluster_bytes: self.cluster_bytes() }
+        Packing {
+            method: self.method,
+            cluster_bytes: self.cluster_bytes(),
+        }
     }
 }
 
 fn check_magic(fixed: &[u8]) -> Result<u32> {
     if fixed[..4] != MAGIC {
-        return Err(invalid(&format!("the file begins with {}, a qcow2 file with {}", hex::encode(&fixed[..4]), hex::encode(MAGIC))));
+        return Err(invalid(&format!(
+            "the file begins with {}, a qcow2 file with {}",
+            hex::encode(&fixed[..4]),
+            hex::encode(MAGIC)
+        )));
     }
     let cluster_bits = u32_at(fixed, 20);
     match u32_at(fixed, 4) {
         2 | 3 => {}
-        1 => return Err(unsupported("this is a qcow file of version 1: convert it with `qemu-img convert -O qcow2`")),
-        other => return Err(unsupported(&format!("qcow2 version {other}: this release reads 2 and 3"))),
+        1 => {
+            return Err(unsupported(
+                "this is a qcow file of version 1: convert it with `qemu-img convert -O qcow2`",
+            ));
+        }
+        other => {
+            return Err(unsupported(&format!(
+                "qcow2 version {other}: this release reads 2 and 3"
+            )));
+        }
     }
     if !CLUSTER_BITS.contains(&cluster_bits) {
         return Err(invalid(&format!(
@@ -142,17 +165,27 @@ impl Parser<'_> {
         let header_bytes = self.header_bytes(version)?;
         let backing_offset = u64_at(self.bytes, 8);
         let extensions = self.extensions(header_bytes, backing_offset)?;
-        let features = if version >= 3 { u64_at(self.bytes, 72) } else { 0 };
+        let features = if version >= 3 {
+            u64_at(self.bytes, 72)
+        } else {
+            0
+        };
         self.check_features(features, &extensions)?;
         self.check_encryption(&extensions)?;
         self.check_backing(backing_offset)?;
         let method = self.method(header_bytes, features)?;
         let extended_l2 = bit(features, incompatible::EXTENDED_L2);
         if extended_l2 && self.cluster_bits < 14 {
-            return Err(invalid(&format!("cluster_bits is {}: extended L2 entries need at least 14", self.cluster_bits)));
+            return Err(invalid(&format!(
+                "cluster_bits is {}: extended L2 entries need at least 14",
+                self.cluster_bits
+            )));
         }
         if version >= 3 && u32_at(self.bytes, 96) > 6 {
-            return Err(invalid(&format!("refcount_order is {}: it is at most 6", u32_at(self.bytes, 96))));
+            return Err(invalid(&format!(
+                "refcount_order is {}: it is at most 6",
+                u32_at(self.bytes, 96)
+            )));
         }
         let (refcount_table_offset, refcount_table_clusters) = self.refcount_table()?;
         let mut header = Header {
@@ -177,10 +210,16 @@ impl Parser<'_> {
             return Ok(HEADER_BYTES_V2);
         }
         if self.bytes.len() < HEADER_BYTES_V3 as usize {
-            return Err(invalid(&format!("the file has {} bytes, a qcow2 v3 header has at least {HEADER_BYTES_V3}", self.bytes.len())));
+            return Err(invalid(&format!(
+                "the file has {} bytes, a qcow2 v3 header has at least {HEADER_BYTES_V3}",
+                self.bytes.len()
+            )));
         }
         let header_bytes = u32_at(self.bytes, 100);
-        if header_bytes < HEADER_BYTES_V3 || !header_bytes.is_multiple_of(8) || header_bytes as usize > self.bytes.len() {
+        if header_bytes < HEADER_BYTES_V3
+            || !header_bytes.is_multiple_of(8)
+            || header_bytes as usize > self.bytes.len()
+        {
             return Err(invalid(&format!(
                 "header_length is {header_bytes}: it is a multiple of 8 from {HEADER_BYTES_V3} to the first cluster's end at {}",
                 self.bytes.len()
@@ -208,7 +247,10 @@ impl Parser<'_> {
             };
             match kind {
                 extension::FEATURE_NAMES => {
-                    found.feature_names = data.chunks_exact(48).map(|row| (row[0], row[1], text(&row[2..]))).collect();
+                    found.feature_names = data
+                        .chunks_exact(48)
+                        .map(|row| (row[0], row[1], text(&row[2..])))
+                        .collect();
                 }
                 extension::EXTERNAL_DATA => found.external_data = Some(text(data)),
                 extension::ENCRYPTION => found.encryption = true,
@@ -220,7 +262,9 @@ impl Parser<'_> {
     }
 
     fn check_features(&self, features: u64, extensions: &Extensions) -> Result<()> {
-        let known = 1 << incompatible::DIRTY | 1 << incompatible::COMPRESSION | 1 << incompatible::EXTENDED_L2;
+        let known = 1 << incompatible::DIRTY
+            | 1 << incompatible::COMPRESSION
+            | 1 << incompatible::EXTENDED_L2;
         let refused = features & !known;
         if refused == 0 {
             return Ok(());
@@ -230,14 +274,22 @@ impl Parser<'_> {
                 "the file is marked corrupt (incompatible feature bit 1): repair it with `qemu-img check -r all`, or convert a sound copy",
             )),
             incompatible::EXTERNAL_DATA => {
-                let name = extensions.external_data.as_deref().map_or("without a stated name".into(), |name| format!("{name:?}"));
+                let name = extensions
+                    .external_data
+                    .as_deref()
+                    .map_or("without a stated name".into(), |name| format!("{name:?}"));
                 Err(unsupported(&format!(
                     "its data lies in an external data file ({name}): make one file of both with `qemu-img convert -O qcow2`"
                 )))
             }
             bit => {
-                let named = extensions.feature_names.iter().find(|(kind, at, _)| *kind == 0 && u32::from(*at) == bit);
-                let name = named.map_or("which the file does not name".into(), |(_, _, name)| format!("{name:?}"));
+                let named = extensions
+                    .feature_names
+                    .iter()
+                    .find(|(kind, at, _)| *kind == 0 && u32::from(*at) == bit);
+                let name = named.map_or("which the file does not name".into(), |(_, _, name)| {
+                    format!("{name:?}")
+                });
                 Err(unsupported(&format!(
                     "it needs incompatible feature bit {bit} ({name}), unknown to this release: convert it with `qemu-img convert -O qcow2`"
                 )))
@@ -248,14 +300,18 @@ impl Parser<'_> {
     fn check_encryption(&self, extensions: &Extensions) -> Result<()> {
         let name = match u32_at(self.bytes, 32) {
             0 if extensions.encryption => {
-                return Err(invalid("it has a full disk encryption header, but crypt_method is 0"));
+                return Err(invalid(
+                    "it has a full disk encryption header, but crypt_method is 0",
+                ));
             }
             0 => return Ok(()),
             1 => "AES".to_owned(),
             2 => "LUKS".to_owned(),
             other => format!("method {other}"),
         };
-        Err(unsupported(&format!("it is encrypted ({name}): decrypt it with `qemu-img convert -O qcow2` and upload the result")))
+        Err(unsupported(&format!(
+            "it is encrypted ({name}): decrypt it with `qemu-img convert -O qcow2` and upload the result"
+        )))
     }
 
     fn check_backing(&self, offset: u64) -> Result<()> {
@@ -264,7 +320,9 @@ impl Parser<'_> {
             return Ok(());
         }
         if length > BACKING_NAME_BYTES_MAX {
-            return Err(invalid(&format!("the backing file's name has {length} bytes: at most {BACKING_NAME_BYTES_MAX} are allowed")));
+            return Err(invalid(&format!(
+                "the backing file's name has {length} bytes: at most {BACKING_NAME_BYTES_MAX} are allowed"
+            )));
         }
         let name = usize::try_from(offset)
             .ok()
@@ -280,12 +338,20 @@ impl Parser<'_> {
 
     fn method(&self, header_bytes: u32, features: u64) -> Result<Method> {
         let present = header_bytes > HEADER_BYTES_V3;
-        let value = if present { self.bytes[HEADER_BYTES_V3 as usize] } else { 0 };
+        let value = if present {
+            self.bytes[HEADER_BYTES_V3 as usize]
+        } else {
+            0
+        };
         match (bit(features, incompatible::COMPRESSION), value) {
             (false, 0) => Ok(Method::Deflate),
             (true, 1) => Ok(Method::Zstd),
-            (true, 0) => Err(invalid("the compression type bit is set, but compression_type is 0 or missing")),
-            (false, other) => Err(invalid(&format!("compression_type is {other}, but the compression type bit is not set"))),
+            (true, 0) => Err(invalid(
+                "the compression type bit is set, but compression_type is 0 or missing",
+            )),
+            (false, other) => Err(invalid(&format!(
+                "compression_type is {other}, but the compression type bit is not set"
+            ))),
             (true, other) => Err(unsupported(&format!(
                 "compression_type {other}: this release reads 0 (zlib) and 1 (zstd); convert it with `qemu-img convert -O qcow2`"
             ))),
@@ -311,11 +377,15 @@ impl Parser<'_> {
         }
         let (snapshots, offset) = (u32_at(self.bytes, 60), u64_at(self.bytes, 64));
         if snapshots > SNAPSHOTS_MAX {
-            return Err(invalid(&format!("it declares {snapshots} internal snapshots: at most {SNAPSHOTS_MAX} are allowed")));
+            return Err(invalid(&format!(
+                "it declares {snapshots} internal snapshots: at most {SNAPSHOTS_MAX} are allowed"
+            )));
         }
         if snapshots > 0 {
             self.check_table("the snapshot table", offset, 1)?;
-            notes.push(format!("{snapshots} internal snapshots left out: only the active state is shown"));
+            notes.push(format!(
+                "{snapshots} internal snapshots left out: only the active state is shown"
+            ));
         }
         Ok(notes)
     }
@@ -323,10 +393,14 @@ impl Parser<'_> {
     fn l1_entries(&self, header: &Header) -> Result<u64> {
         let size = header.size_bytes;
         if size > VOLUME_BYTES_MAX {
-            return Err(unsupported(&format!("it declares a disk of {size} bytes: images go up to {VOLUME_BYTES_MAX} (64 TiB)")));
+            return Err(unsupported(&format!(
+                "it declares a disk of {size} bytes: images go up to {VOLUME_BYTES_MAX} (64 TiB)"
+            )));
         }
         if !size.is_multiple_of(512) {
-            return Err(invalid(&format!("it declares a disk of {size} bytes, which is not a multiple of 512")));
+            return Err(invalid(&format!(
+                "it declares a disk of {size} bytes, which is not a multiple of 512"
+            )));
         }
         let file_clusters = self.file_bytes.div_ceil(header.cluster_bytes());
         if file_clusters > FILE_CLUSTERS_MAX {
@@ -344,7 +418,10 @@ impl Parser<'_> {
             )));
         }
         if declared * 8 > L1_BYTES_MAX {
-            return Err(invalid(&format!("the L1 table has {declared} entries: at most {} are allowed", L1_BYTES_MAX / 8)));
+            return Err(invalid(&format!(
+                "the L1 table has {declared} entries: at most {} are allowed",
+                L1_BYTES_MAX / 8
+            )));
         }
         if declared > 0 {
             self.check_table("the L1 table", header.l1_offset, declared * 8)?;
@@ -356,9 +433,14 @@ impl Parser<'_> {
     fn check_table(&self, what: &str, offset: u64, length: u64) -> Result<()> {
         let cluster_bytes = 1_u64 << self.cluster_bits;
         if offset == 0 || !offset.is_multiple_of(cluster_bytes) {
-            return Err(invalid(&format!("{what} is said to lie at file offset {offset:#x}: not the beginning of a cluster behind the header")));
+            return Err(invalid(&format!(
+                "{what} is said to lie at file offset {offset:#x}: not the beginning of a cluster behind the header"
+            )));
         }
-        if offset.checked_add(length).is_none_or(|end| end > self.file_bytes) {
+        if offset
+            .checked_add(length)
+            .is_none_or(|end| end > self.file_bytes)
+        {
             return Err(invalid(&format!(
                 "{what} is said to lie at file offset {offset:#x} with {length} bytes: the file ends at {:#x}. Is the upload complete?",
                 self.file_bytes
@@ -369,11 +451,19 @@ impl Parser<'_> {
 }
 
 pub(super) fn invalid(what: &str) -> Error {
-    Error::new(Kind::Invalid, Subject::Image, format!("malformed qcow2: {what}"))
+    Error::new(
+        Kind::Invalid,
+        Subject::Image,
+        format!("malformed qcow2: {what}"),
+    )
 }
 
 pub(super) fn unsupported(what: &str) -> Error {
-    Error::new(Kind::Unsupported, Subject::Image, format!("qcow2 not supported: {what}"))
+    Error::new(
+        Kind::Unsupported,
+        Subject::Image,
+        format!("qcow2 not supported: {what}"),
+    )
 }
 
 fn bit(features: u64, at: u32) -> bool {
@@ -381,14 +471,21 @@ fn bit(features: u64, at: u32) -> bool {
 }
 
 fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..at + 4].iter().fold(0, |value, byte| value << 8 | u32::from(*byte))
+    bytes[at..at + 4]
+        .iter()
+        .fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..at + 8].iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
+    bytes[at..at + 8]
+        .iter()
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }

@@ -29,10 +29,18 @@ const L1_STRETCH: u64 = 8192;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cluster {
     Zero,
-    Stored { file_offset: u64 },
+    Stored {
+        file_offset: u64,
+    },
     /// Some of 32 subclusters are stored, the others are zeroes: a bit for each.
-    Partly { file_offset: u64, stored: u32 },
-    Compressed { file_offset: u64, length_max: u64 },
+    Partly {
+        file_offset: u64,
+        stored: u32,
+    },
+    Compressed {
+        file_offset: u64,
+        length_max: u64,
+    },
 }
 
 /// The runs of a qcow2 file in guest order, merged. Ends after the first error.
@@ -99,21 +107,33 @@ impl<'a> Runs<'a> {
             self.use_fixed_clusters()?;
         }
         let at = self.guest_offset;
-        if at.is_multiple_of(header.l2_guest_bytes()) && !self.enter_l2(at / header.l2_guest_bytes())? {
+        if at.is_multiple_of(header.l2_guest_bytes())
+            && !self.enter_l2(at / header.l2_guest_bytes())?
+        {
             return Ok(Some(self.advance(header.l2_guest_bytes(), RunKind::Zero)));
         }
         let index = (at >> header.cluster_bits) % header.l2_entries();
         let cluster = self.l2_entry(index)?;
         let visible = header.cluster_bytes().min(header.size_bytes - at);
-        self.check_place(cluster, visible).map_err(|problem| self.at_l2_entry(index, &problem))?;
+        self.check_place(cluster, visible)
+            .map_err(|problem| self.at_l2_entry(index, &problem))?;
         let kind = match cluster {
             Cluster::Zero => RunKind::Zero,
             Cluster::Stored { file_offset } => RunKind::Stored { file_offset },
-            Cluster::Compressed { file_offset, length_max } => {
+            Cluster::Compressed {
+                file_offset,
+                length_max,
+            } => {
                 // The last sector may be cut: nothing says that the file is a multiple of 512.
-                RunKind::Compressed { file_offset, length_max: length_max.min(header.file_bytes - file_offset) }
+                RunKind::Compressed {
+                    file_offset,
+                    length_max: length_max.min(header.file_bytes - file_offset),
+                }
             }
-            Cluster::Partly { file_offset, stored } => {
+            Cluster::Partly {
+                file_offset,
+                stored,
+            } => {
                 self.split(file_offset, stored, visible);
                 self.guest_offset += header.cluster_bytes();
                 return Ok(self.parts.pop_front());
@@ -126,15 +146,29 @@ impl<'a> Runs<'a> {
     fn advance(&mut self, length: u64, kind: RunKind) -> Run {
         let guest_offset = self.guest_offset;
         self.guest_offset += length;
-        Run { guest_offset, length: length.min(self.header.size_bytes - guest_offset), kind }
+        Run {
+            guest_offset,
+            length: length.min(self.header.size_bytes - guest_offset),
+            kind,
+        }
     }
 
     fn split(&mut self, file_offset: u64, stored: u32, visible: u64) {
         let bytes = self.header.cluster_bytes() / SUBCLUSTERS;
         for index in 0..visible.div_ceil(bytes) {
             let skip = index * bytes;
-            let kind = if stored >> index & 1 == 1 { RunKind::Stored { file_offset: file_offset + skip } } else { RunKind::Zero };
-            self.parts.push_back(Run { guest_offset: self.guest_offset + skip, length: bytes.min(visible - skip), kind });
+            let kind = if stored >> index & 1 == 1 {
+                RunKind::Stored {
+                    file_offset: file_offset + skip,
+                }
+            } else {
+                RunKind::Zero
+            };
+            self.parts.push_back(Run {
+                guest_offset: self.guest_offset + skip,
+                length: bytes.min(visible - skip),
+                kind,
+            });
         }
     }
 
@@ -144,7 +178,11 @@ impl<'a> Runs<'a> {
         let fixed = [
             ("the header", 0, 1),
             ("the L1 table", header.l1_offset, l1_clusters),
-            ("the refcount table", header.refcount_table_offset, header.refcount_table_clusters),
+            (
+                "the refcount table",
+                header.refcount_table_offset,
+                header.refcount_table_clusters,
+            ),
         ];
         for (what, offset, clusters) in fixed {
             for cluster in 0..clusters {
@@ -167,14 +205,23 @@ impl<'a> Runs<'a> {
         let at = header.l1_offset + index * 8;
         let offset = decode_l1(entry)
             .and_then(|offset| match offset {
-                Some(offset) => self.check_cluster(offset, header.cluster_bytes()).map(|()| Some(offset)),
+                Some(offset) => self
+                    .check_cluster(offset, header.cluster_bytes())
+                    .map(|()| Some(offset)),
                 None => Ok(None),
             })
-            .map_err(|problem| invalid(&format!("L1 entry {index} (file offset {at:#x}) is {entry:#018x}: {problem}")))?;
+            .map_err(|problem| {
+                invalid(&format!(
+                    "L1 entry {index} (file offset {at:#x}) is {entry:#018x}: {problem}"
+                ))
+            })?;
         let Some(offset) = offset else {
             return Ok(false);
         };
-        self.l2.resize(usize::try_from(header.cluster_bytes()).unwrap_or(usize::MAX), 0);
+        self.l2.resize(
+            usize::try_from(header.cluster_bytes()).unwrap_or(usize::MAX),
+            0,
+        );
         self.l2_offset = offset;
         self.file.read_at(offset, &mut self.l2)?;
         Ok(true)
@@ -185,18 +232,28 @@ impl<'a> Runs<'a> {
         let held = (self.l1.len() / 8) as u64;
         if index < self.l1_first || index >= self.l1_first + held {
             let entries = L1_STRETCH.min(header.l1_entries - index);
-            self.l1.resize(usize::try_from(entries * 8).unwrap_or(usize::MAX), 0);
+            self.l1
+                .resize(usize::try_from(entries * 8).unwrap_or(usize::MAX), 0);
             self.l1_first = index;
-            self.file.read_at(header.l1_offset + index * 8, &mut self.l1)?;
+            self.file
+                .read_at(header.l1_offset + index * 8, &mut self.l1)?;
         }
         Ok(entry_at(&self.l1, index - self.l1_first))
     }
 
     fn l2_entry(&self, index: u64) -> Result<Cluster> {
         let decoded = if self.header.extended_l2 {
-            decode_extended(entry_at(&self.l2, 2 * index), entry_at(&self.l2, 2 * index + 1), self.header.cluster_bits)
+            decode_extended(
+                entry_at(&self.l2, 2 * index),
+                entry_at(&self.l2, 2 * index + 1),
+                self.header.cluster_bits,
+            )
         } else {
-            decode_l2(entry_at(&self.l2, index), self.header.cluster_bits, self.header.version)
+            decode_l2(
+                entry_at(&self.l2, index),
+                self.header.cluster_bits,
+                self.header.version,
+            )
         };
         decoded.map_err(|problem| self.at_l2_entry(index, &problem))
     }
@@ -205,12 +262,17 @@ impl<'a> Runs<'a> {
         match cluster {
             Cluster::Zero => Ok(()),
             Cluster::Stored { file_offset } => self.check_cluster(file_offset, visible),
-            Cluster::Partly { file_offset, stored } => {
+            Cluster::Partly {
+                file_offset,
+                stored,
+            } => {
                 let last = u64::from(32 - stored.leading_zeros());
                 let needed = visible.min(last * (self.header.cluster_bytes() / SUBCLUSTERS));
                 self.check_cluster(file_offset, needed)
             }
-            Cluster::Compressed { file_offset, .. } if file_offset < self.header.file_bytes => Ok(()),
+            Cluster::Compressed { file_offset, .. } if file_offset < self.header.file_bytes => {
+                Ok(())
+            }
             Cluster::Compressed { file_offset, .. } => Err(format!(
                 "the compressed cluster at {file_offset:#x} lies behind the file's end at {:#x}. Is the upload complete?",
                 self.header.file_bytes
@@ -222,9 +284,15 @@ impl<'a> Runs<'a> {
     fn check_cluster(&mut self, offset: u64, needed: u64) -> Result<(), String> {
         let header = self.header;
         if !offset.is_multiple_of(header.cluster_bytes()) {
-            return Err(format!("file offset {offset:#x} is not a multiple of the cluster size {:#x}", header.cluster_bytes()));
+            return Err(format!(
+                "file offset {offset:#x} is not a multiple of the cluster size {:#x}",
+                header.cluster_bytes()
+            ));
         }
-        if offset.checked_add(needed).is_none_or(|end| end > header.file_bytes) {
+        if offset
+            .checked_add(needed)
+            .is_none_or(|end| end > header.file_bytes)
+        {
             return Err(format!(
                 "{needed} bytes at {offset:#x} reach over the file's end at {:#x}. Is the upload complete?",
                 header.file_bytes
@@ -237,10 +305,15 @@ impl<'a> Runs<'a> {
     }
 
     fn at_l2_entry(&self, index: u64, problem: &str) -> Error {
-        let (entry_bytes, words) = if self.header.extended_l2 { (16, 2) } else { (8, 1) };
+        let (entry_bytes, words) = if self.header.extended_l2 {
+            (16, 2)
+        } else {
+            (8, 1)
+        };
         let at = self.l2_offset + index * entry_bytes;
-        let value: Vec<String> =
-            (0..words).map(|word| format!("{:#018x}", entry_at(&self.l2, index * words + word))).collect();
+        let value: Vec<String> = (0..words)
+            .map(|word| format!("{:#018x}", entry_at(&self.l2, index * words + word)))
+            .collect();
         invalid(&format!(
             "L2 entry {index} (file offset {at:#x}, guest offset {:#x}) is {}: {problem}",
             self.guest_offset,
@@ -305,27 +378,40 @@ fn decode_extended(entry: u64, bitmap: u64, cluster_bits: u32) -> Result<Cluster
     }
     let [stored, zeroes] = [bitmap, bitmap >> 32].map(|half| (half & u64::from(u32::MAX)) as u32);
     if stored & zeroes != 0 {
-        return Err(format!("the subclusters {:#010x} are both stored and zeroes", stored & zeroes));
+        return Err(format!(
+            "the subclusters {:#010x} are both stored and zeroes",
+            stored & zeroes
+        ));
     }
     match (entry & OFFSET_BITS, stored) {
         (0, 0) | (_, 0) => Ok(Cluster::Zero),
         (0, _) => Err("subclusters are stored, but it has no place in the file".into()),
         (file_offset, u32::MAX) => Ok(Cluster::Stored { file_offset }),
-        (file_offset, stored) => Ok(Cluster::Partly { file_offset, stored }),
+        (file_offset, stored) => Ok(Cluster::Partly {
+            file_offset,
+            stored,
+        }),
     }
 }
 
 fn decode_compressed(entry: u64, cluster_bits: u32) -> Result<Cluster, String> {
     if entry & COPIED != 0 {
-        return Err("it is compressed and marked as in use once, which only standard clusters are".into());
+        return Err(
+            "it is compressed and marked as in use once, which only standard clusters are".into(),
+        );
     }
     let offset_bits = 70 - cluster_bits;
     let file_offset = entry & ((1 << offset_bits) - 1);
     let sectors = 1 + (entry >> offset_bits & ((1 << (cluster_bits - 8)) - 1));
     if file_offset >> 56 != 0 {
-        return Err(format!("the compressed cluster's offset {file_offset:#x} has more than 56 bits"));
+        return Err(format!(
+            "the compressed cluster's offset {file_offset:#x} has more than 56 bits"
+        ));
     }
-    Ok(Cluster::Compressed { file_offset, length_max: sectors * 512 - file_offset % 512 })
+    Ok(Cluster::Compressed {
+        file_offset,
+        length_max: sectors * 512 - file_offset % 512,
+    })
 }
 
 /// Which clusters of the file are in use: a bit for each, in pages made when first needed.
@@ -340,7 +426,10 @@ impl Used {
     /// False if it was marked before.
     fn mark(&mut self, cluster: u64) -> bool {
         let bits = 64 * Self::WORDS as u64;
-        let page = self.pages.entry(cluster / bits).or_insert_with(|| Box::new([0; Self::WORDS]));
+        let page = self
+            .pages
+            .entry(cluster / bits)
+            .or_insert_with(|| Box::new([0; Self::WORDS]));
         let at = usize::try_from(cluster % bits).unwrap_or(usize::MAX);
         let (word, bit) = (&mut page[at / 64], 1 << (at % 64));
         let fresh = *word & bit == 0;
@@ -365,7 +454,12 @@ mod tests {
     #[test]
     fn standard_descriptors_are_decoded() {
         assert_eq!(decode_l2(0, 16, 3), Ok(Cluster::Zero));
-        assert_eq!(decode_l2(0x8000_0000_0005_0000, 16, 2), Ok(Cluster::Stored { file_offset: 0x5_0000 }));
+        assert_eq!(
+            decode_l2(0x8000_0000_0005_0000, 16, 2),
+            Ok(Cluster::Stored {
+                file_offset: 0x5_0000
+            })
+        );
         assert_eq!(decode_l2(0x8000_0000_0005_0001, 16, 3), Ok(Cluster::Zero));
         assert!(decode_l2(0x5_0001, 16, 2).is_err());
         assert!(decode_l2(0x5_0002, 16, 3).is_err());
@@ -376,9 +470,21 @@ mod tests {
     fn compressed_descriptors_are_decoded_for_the_smallest_and_the_largest_clusters() {
         // 512-byte clusters: 61 offset bits and 1 sector bit; 2 MiB ones: 49 and 13.
         let small = decode_compressed(1 << 62 | 1 << 61 | 0x1234, 9);
-        assert_eq!(small, Ok(Cluster::Compressed { file_offset: 0x1234, length_max: 2 * 512 - 0x34 }));
+        assert_eq!(
+            small,
+            Ok(Cluster::Compressed {
+                file_offset: 0x1234,
+                length_max: 2 * 512 - 0x34
+            })
+        );
         let large = decode_compressed(1 << 62 | 8191 << 49 | 0x200, 21);
-        assert_eq!(large, Ok(Cluster::Compressed { file_offset: 0x200, length_max: 4 << 20 }));
+        assert_eq!(
+            large,
+            Ok(Cluster::Compressed {
+                file_offset: 0x200,
+                length_max: 4 << 20
+            })
+        );
         assert!(decode_compressed(1 << 62 | 1 << 57, 9).is_err());
         assert!(decode_compressed(1 << 63 | 1 << 62 | 0x1234, 16).is_err());
     }
@@ -386,9 +492,23 @@ mod tests {
     #[test]
     fn extended_descriptors_are_decoded() {
         let at = 0x8000_0000_0010_0000;
-        assert_eq!(decode_extended(at, 0xffff_ffff, 16), Ok(Cluster::Stored { file_offset: 0x10_0000 }));
-        assert_eq!(decode_extended(at, 0xffff_ffff << 32, 16), Ok(Cluster::Zero));
-        assert_eq!(decode_extended(at, 2 << 32 | 1, 16), Ok(Cluster::Partly { file_offset: 0x10_0000, stored: 1 }));
+        assert_eq!(
+            decode_extended(at, 0xffff_ffff, 16),
+            Ok(Cluster::Stored {
+                file_offset: 0x10_0000
+            })
+        );
+        assert_eq!(
+            decode_extended(at, 0xffff_ffff << 32, 16),
+            Ok(Cluster::Zero)
+        );
+        assert_eq!(
+            decode_extended(at, 2 << 32 | 1, 16),
+            Ok(Cluster::Partly {
+                file_offset: 0x10_0000,
+                stored: 1
+            })
+        );
         assert!(decode_extended(at, 1 << 32 | 1, 16).is_err());
         assert!(decode_extended(0, 1, 16).is_err());
         assert!(decode_extended(at | 1, 1, 16).is_err());

@@ -42,12 +42,16 @@ pub enum UnpackError {
 impl Unpacker {
     /// A decompressor for `method`.
     pub fn new(method: Method) -> Result<Self> {
-        let failed = |source| Error::new(Kind::Internal, Subject::Image, "cannot make a zstd decoder").because(source);
+        let failed = |source| {
+            Error::new(Kind::Internal, Subject::Image, "cannot make a zstd decoder").because(source)
+        };
         Ok(Self(match method {
             Method::Deflate => Engine::Deflate(Decompress::new(false)),
             Method::Zstd => {
                 let mut decoder = Decoder::new().map_err(failed)?;
-                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX)).map_err(failed)?;
+                decoder
+                    .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
+                    .map_err(failed)?;
                 Engine::Zstd(decoder)
             }
         }))
@@ -63,26 +67,44 @@ impl Unpacker {
     }
 }
 
-fn inflate(decoder: &mut Decompress, packed: &[u8], cluster: &mut [u8]) -> Result<usize, UnpackError> {
+fn inflate(
+    decoder: &mut Decompress,
+    packed: &[u8],
+    cluster: &mut [u8],
+) -> Result<usize, UnpackError> {
     let method = "deflate";
     decoder.reset(false);
     let (mut taken, mut given) = (0, 0);
     while given < cluster.len() {
         let status = decoder
-            .decompress(&packed[taken..], &mut cluster[given..], FlushDecompress::Finish)
-            .map_err(|problem| UnpackError::Malformed { method, source: problem.into() })?;
+            .decompress(
+                &packed[taken..],
+                &mut cluster[given..],
+                FlushDecompress::Finish,
+            )
+            .map_err(|problem| UnpackError::Malformed {
+                method,
+                source: problem.into(),
+            })?;
         let (before_taken, before_given) = (taken, given);
         taken = usize::try_from(decoder.total_in()).unwrap_or(usize::MAX);
         given = usize::try_from(decoder.total_out()).unwrap_or(usize::MAX);
         let stuck = taken == before_taken && given == before_given;
         if given < cluster.len() && (status == Status::StreamEnd || stuck) {
-            return Err(UnpackError::Short { method, unpacked: given });
+            return Err(UnpackError::Short {
+                method,
+                unpacked: given,
+            });
         }
     }
     Ok(taken)
 }
 
-fn unzstd(decoder: &mut Decoder<'static>, packed: &[u8], cluster: &mut [u8]) -> Result<usize, UnpackError> {
+fn unzstd(
+    decoder: &mut Decoder<'static>,
+    packed: &[u8],
+    cluster: &mut [u8],
+) -> Result<usize, UnpackError> {
     let method = "zstd";
     let malformed = |source| UnpackError::Malformed { method, source };
     decoder.reinit().map_err(malformed)?;
@@ -96,7 +118,10 @@ fn unzstd(decoder: &mut Decoder<'static>, packed: &[u8], cluster: &mut [u8]) -> 
         taken += took;
         given += gave;
         if took == 0 && gave == 0 {
-            return Err(UnpackError::Short { method, unpacked: given });
+            return Err(UnpackError::Short {
+                method,
+                unpacked: given,
+            });
         }
     }
     Ok(taken)
@@ -110,13 +135,16 @@ mod tests {
     use std::io::Write;
 
     fn deflated(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        let mut encoder =
+            flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
     }
 
     fn content() -> Vec<u8> {
-        (0..65536_u32).map(|at| u8::try_from(at * at % 251).unwrap()).collect()
+        (0..65536_u32)
+            .map(|at| u8::try_from(at * at % 251).unwrap())
+            .collect()
     }
 
     #[test]
@@ -143,7 +171,10 @@ mod tests {
         let mut packed = zstd::bulk::compress(&content()[..1000], 3).unwrap();
         packed.extend(zstd::bulk::compress(&content()[1000..], 3).unwrap());
         let mut cluster = vec![0; 65536];
-        Unpacker::new(Method::Zstd).unwrap().unpack(&packed, &mut cluster).unwrap();
+        Unpacker::new(Method::Zstd)
+            .unwrap()
+            .unpack(&packed, &mut cluster)
+            .unwrap();
         assert_eq!(cluster, content());
     }
 
@@ -156,11 +187,19 @@ mod tests {
             };
             let mut unpacker = Unpacker::new(method).unwrap();
             let mut cluster = vec![0; 65536];
-            let short = unpacker.unpack(&pack(&content()[..4096]), &mut cluster).unwrap_err();
-            assert!(matches!(short, UnpackError::Short { unpacked: 4096, .. }), "{short}");
+            let short = unpacker
+                .unpack(&pack(&content()[..4096]), &mut cluster)
+                .unwrap_err();
+            assert!(
+                matches!(short, UnpackError::Short { unpacked: 4096, .. }),
+                "{short}"
+            );
             let whole = pack(&content());
             for cut in [0, 1, whole.len() / 2] {
-                assert!(unpacker.unpack(&whole[..cut], &mut cluster).is_err(), "{method:?} cut at {cut}");
+                assert!(
+                    unpacker.unpack(&whole[..cut], &mut cluster).is_err(),
+                    "{method:?} cut at {cut}"
+                );
             }
             unpacker.unpack(&whole, &mut cluster).unwrap();
             assert_eq!(cluster, content());
@@ -170,8 +209,23 @@ mod tests {
     #[test]
     fn a_zstd_frame_that_asks_for_a_huge_window_is_refused() {
         // Magic, a frame header with window log 31 and no content size, then a raw block.
-        let packed = [0x28, 0xb5, 0x2f, 0xfd, 0x00, (31 - 10) << 3, 0x01, 0x00, 0x00];
+        let packed = [
+            0x28,
+            0xb5,
+            0x2f,
+            0xfd,
+            0x00,
+            (31 - 10) << 3,
+            0x01,
+            0x00,
+            0x00,
+        ];
         let mut cluster = vec![0; 65536];
-        assert!(Unpacker::new(Method::Zstd).unwrap().unpack(&packed, &mut cluster).is_err());
+        assert!(
+            Unpacker::new(Method::Zstd)
+                .unwrap()
+                .unpack(&packed, &mut cluster)
+                .is_err()
+        );
     }
 }

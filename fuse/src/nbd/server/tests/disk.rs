@@ -205,9 +205,10 @@ impl Export for Attachment {
         let mut runs: Vec<Extent> = Vec::new();
         for block in offset / BLOCK..(offset + length).div_ceil(BLOCK) {
             let data = state.allocated[block as usize];
+            let full = runs.len() == max;
             match runs.last_mut() {
                 Some(run) if run.data == data && block % 32 != 0 => run.length += BLOCK,
-                _ if runs.len() == max => break,
+                _ if full => break,
                 _ => runs.push(Extent {
                     offset: block * BLOCK,
                     length: BLOCK,
