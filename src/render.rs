@@ -203,7 +203,7 @@ mod tests {
         let text = table.to_string();
         assert_eq!(text.lines().count(), 3);
         assert!(!text.contains('\u{1b}'));
-        assert!(text.starts_with("NAME             SIZE\n"), "{text}");
+        assert!(text.starts_with("NAME           SIZE\n"), "{text}");
     }
 
     #[test]

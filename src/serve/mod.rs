@@ -85,8 +85,6 @@ impl Arguments {
 /// Serves until told to stop.
 pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
     log::start(context.config.log_level(), context.config.log_json())?;
-    let data = prepare(&context.data()?)?;
-    disks::check_path(&data.join(NBD_SOCKET))?;
     // Taken before anything takes long: a stop during a long start must not be the default kill.
     let stopped = stop_signal()?;
     let listen = loopback("serve.listen", context.config.listen()?)?;
@@ -95,6 +93,8 @@ pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
         .nbd_tcp()?
         .map(|address| loopback("serve.nbd_tcp", address));
     let options = context.config.store()?;
+    let data = prepare(&context.data()?)?;
+    disks::check_path(&data.join(NBD_SOCKET))?;
     let store = {
         let data = data.clone();
         blocking(move || Store::open(&data, options).map_err(Failure::from)).await?

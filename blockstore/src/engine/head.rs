@@ -185,6 +185,10 @@ impl Inner {
     /// Replays a zero, seal or resize read back from the log.
     pub(super) fn replay_mark(&self, entry: &LogEntry, end: Position) -> Result<()> {
         let head = self.replay_head(entry.map)?;
+        if entry.kind == EntryKind::Zero {
+            // What it hides may lie in a map below, which must be in the index to be seen.
+            while self.apply_ready()? {}
+        }
         let mut state = lock(&head.state);
         let operation = if entry.kind == EntryKind::Zero {
             self.zero_operation(head.map, &mut state, entry.lsn, entry.block, entry.argument)?

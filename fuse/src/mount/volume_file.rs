@@ -14,7 +14,7 @@ use super::allocation::{self, Seek};
 use super::failure::{Failure, Result};
 use super::locked;
 use blockstore::{Volume, Writer};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,11 +40,6 @@ struct Writing {
     writer: Option<Writer>,
     handles: usize,
 }
-
-/// Where a handle is; changes under the lock on [`Writing`] only.
-const FRESH: u8 = 0;
-const WROTE: u8 = 1;
-const RELEASED: u8 = 2;
 
 struct Measured {
     at: Instant,
@@ -101,7 +96,7 @@ impl OpenVolume {
 pub(super) struct VolumeHandle {
     open: Arc<OpenVolume>,
     may_write: bool,
-    state: AtomicU8,
+    wrote: AtomicBool,
 }
 
 impl VolumeHandle {
@@ -109,7 +104,7 @@ impl VolumeHandle {
         Self {
             open,
             may_write,
-            state: AtomicU8::new(FRESH),
+            wrote: AtomicBool::new(false),
         }
     }
 
@@ -180,7 +175,7 @@ impl VolumeHandle {
 
     /// A descriptor of this handle is being closed: if it wrote, its caller learns how that ended.
     pub(super) fn closing(&self) -> Result<()> {
-        if self.state.load(Ordering::Acquire) == WROTE {
+        if self.wrote.load(Ordering::Acquire) {
             self.open.flush()
         } else {
             Ok(())
@@ -191,7 +186,7 @@ impl VolumeHandle {
     pub(super) fn release(&self) -> Result<()> {
         let flushed = self.closing();
         let mut writing = locked(&self.open.writing);
-        if self.state.swap(RELEASED, Ordering::AcqRel) == WROTE {
+        if self.wrote.swap(false, Ordering::AcqRel) {
             assert!(writing.handles > 0, "a handle that wrote is counted");
             writing.handles -= 1;
             if writing.handles == 0 {
@@ -207,17 +202,12 @@ impl VolumeHandle {
             return Err(Failure::BadHandle);
         }
         let mut writing = locked(&self.open.writing);
-        let state = self.state.load(Ordering::Acquire);
-        if state == RELEASED {
-            return Err(Failure::Unmounted);
-        }
         let writer = match &writing.writer {
             Some(writer) => writer.clone(),
             None => self.open.volume.writer(&self.open.holder)?,
         };
         writing.writer = Some(writer.clone());
-        if state == FRESH {
-            self.state.store(WROTE, Ordering::Release);
+        if !self.wrote.swap(true, Ordering::AcqRel) {
             writing.handles += 1;
         }
         Ok(writer)

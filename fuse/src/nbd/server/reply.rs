@@ -7,7 +7,7 @@
 use super::counters::count;
 use super::errors::{errno, is_grave};
 use super::haggling::ALLOCATION_CONTEXT;
-use super::session::Session;
+use super::session::{Outbox, Session};
 use crate::nbd::codec::numbers::{Errno, PAYLOAD_BYTES_MAX, allocation, command_flag};
 use crate::nbd::codec::reply::{
     Chunk, DATA_HEADER_BYTES, Descriptor, HOLE_CHUNK_BYTES, SimpleReply, data_header, hole_chunk,
@@ -67,15 +67,15 @@ impl From<blockstore::Error> for Failure {
 
 impl Session {
     /// Carries out `request` and replies. `room` is what [`room_bytes`] said, a write's payload in it.
-    pub(super) fn execute(&self, request: &Request, room: &mut [u8]) {
+    pub(super) fn execute(&self, request: &Request, room: &mut [u8], outbox: &mut Outbox) {
         let outcome = match self.check(request) {
             Ok(()) => match request.command {
-                Command::Read => self.read(request, room),
-                Command::Write => self.write(request, room),
-                Command::Trim | Command::WriteZeroes => self.zero(request),
-                Command::Flush => self.flush(request),
-                Command::Cache => self.cache(request, room),
-                Command::BlockStatus => self.block_status(request),
+                Command::Read => self.read(request, room, outbox),
+                Command::Write => self.write(request, room, outbox),
+                Command::Trim | Command::WriteZeroes => self.zero(request, outbox),
+                Command::Flush => self.flush(request, outbox),
+                Command::Cache => self.cache(request, room, outbox),
+                Command::BlockStatus => self.block_status(request, outbox),
                 Command::Disconnect => Ok(()),
                 Command::Unknown(number) => Err(Failure::new(
                     Errno::Inval,
@@ -85,12 +85,12 @@ impl Session {
             Err(failure) => Err(failure),
         };
         if let Err(failure) = outcome {
-            self.fail(request, failure.errno, &failure.message);
+            self.fail(outbox, request, failure.errno, &failure.message);
         }
     }
 
     /// Replies with an error.
-    pub(super) fn fail(&self, request: &Request, errno: Errno, message: &str) {
+    pub(super) fn fail(&self, outbox: &mut Outbox, request: &Request, errno: Errno, message: &str) {
         self.attached.tally.errors.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(
             export = self.attached.name,
@@ -102,9 +102,10 @@ impl Session {
         if self.structured {
             let mut bytes = Vec::new();
             Chunk::Error { errno, message }.encode(request.cookie, true, &mut bytes);
-            self.send(&bytes);
+            self.send(outbox, &bytes);
         } else {
             self.send(
+                outbox,
                 &SimpleReply {
                     cookie: request.cookie,
                     error: Some(errno),
@@ -114,8 +115,9 @@ impl Session {
         }
     }
 
-    fn succeed(&self, request: &Request) {
+    fn succeed(&self, request: &Request, outbox: &mut Outbox) {
         self.send(
+            outbox,
             &SimpleReply {
                 cookie: request.cookie,
                 error: None,
@@ -172,7 +174,7 @@ impl Session {
         Ok(())
     }
 
-    fn read(&self, request: &Request, room: &mut [u8]) -> Result<(), Failure> {
+    fn read(&self, request: &Request, room: &mut [u8], outbox: &mut Outbox) -> Result<(), Failure> {
         let tally = &self.attached.tally;
         if !self.structured {
             // The simple header ends where the structured one would, directly before the data.
@@ -188,14 +190,14 @@ impl Session {
                 .encode(),
             );
             count(&tally.reads, &tally.read_bytes, u64::from(request.length));
-            self.send(reply);
+            self.send(outbox, reply);
             return Ok(());
         }
         if request.length == 0 {
             // A content chunk describes at least one byte.
             let mut bytes = Vec::new();
             Chunk::None.encode(request.cookie, true, &mut bytes);
-            self.send(&bytes);
+            self.send(outbox, &bytes);
             return Ok(());
         }
         let runs = if request.length >= SPARSE_READ_BYTES_MIN && !request.has(command_flag::DF) {
@@ -231,11 +233,11 @@ impl Session {
             offset += u64::from(run.length);
         }
         count(&tally.reads, &tally.read_bytes, u64::from(request.length));
-        self.send(&room[..filled]);
+        self.send(outbox, &room[..filled]);
         Ok(())
     }
 
-    fn write(&self, request: &Request, payload: &[u8]) -> Result<(), Failure> {
+    fn write(&self, request: &Request, payload: &[u8], outbox: &mut Outbox) -> Result<(), Failure> {
         if request.length > 0 {
             self.attached.export.write_at(request.offset, payload)?;
         }
@@ -246,13 +248,13 @@ impl Session {
             &tally.written_bytes,
             u64::from(request.length),
         );
-        self.succeed(request);
+        self.succeed(request, outbox);
         Ok(())
     }
 
     /// TRIM and WRITE_ZEROES alike. FAST_ZERO is always fast enough: zeroing touches metadata only.
     /// NO_HOLE changes nothing: every write goes to a new place, so that no range is ever provisioned.
-    fn zero(&self, request: &Request) -> Result<(), Failure> {
+    fn zero(&self, request: &Request, outbox: &mut Outbox) -> Result<(), Failure> {
         if request.length > 0 {
             self.attached
                 .export
@@ -265,14 +267,14 @@ impl Session {
             &tally.zeroed_bytes,
             u64::from(request.length),
         );
-        self.succeed(request);
+        self.succeed(request, outbox);
         Ok(())
     }
 
-    fn flush(&self, request: &Request) -> Result<(), Failure> {
+    fn flush(&self, request: &Request, outbox: &mut Outbox) -> Result<(), Failure> {
         self.attached.export.flush()?;
         self.attached.tally.flushes.fetch_add(1, Ordering::Relaxed);
-        self.succeed(request);
+        self.succeed(request, outbox);
         Ok(())
     }
 
@@ -285,7 +287,12 @@ impl Session {
     }
 
     /// Reads the range and forgets it, so that it lies in the memory of the system.
-    fn cache(&self, request: &Request, room: &mut [u8]) -> Result<(), Failure> {
+    fn cache(
+        &self,
+        request: &Request,
+        room: &mut [u8],
+        outbox: &mut Outbox,
+    ) -> Result<(), Failure> {
         let end = request.offset + u64::from(request.length).min(CACHE_BYTES_MAX);
         let mut offset = request.offset;
         while offset < end {
@@ -293,11 +300,11 @@ impl Session {
             self.attached.export.read_at(offset, &mut room[..part])?;
             offset += part as u64;
         }
-        self.succeed(request);
+        self.succeed(request, outbox);
         Ok(())
     }
 
-    fn block_status(&self, request: &Request) -> Result<(), Failure> {
+    fn block_status(&self, request: &Request, outbox: &mut Outbox) -> Result<(), Failure> {
         if !self.allocation {
             let message = format!(
                 "block status without a context: negotiate {} first",
@@ -341,7 +348,7 @@ impl Session {
             descriptors,
         }
         .encode(request.cookie, true, &mut bytes);
-        self.send(&bytes);
+        self.send(outbox, &bytes);
         Ok(())
     }
 }

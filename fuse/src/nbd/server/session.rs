@@ -12,7 +12,9 @@
 //! ```
 //!
 //! 1. One thread at a time reads the socket: whoever holds `input`. Requests are read in order.
-//! 2. Replies leave whole, in any order: whoever holds `output` writes one.
+//! 2. Replies leave whole, in any order: whoever holds `output` writes. While more requests are here
+//!    already, the replies to quick ones are gathered, so that they leave with one call to the system;
+//!    nothing gathered waits for a request that is not here, or not quick.
 //! 3. At depth 1 one thread does it all, with no switch between threads. What may take long is never
 //!    answered while leading, so that a slow request holds up nobody.
 //! 4. At most [`THREADS_MAX`] requests are under way; their memory is bounded by
@@ -37,6 +39,8 @@ use std::time::{Duration, Instant};
 const THREADS_MAX: usize = 16;
 /// A write that is too long is still read away up to here, to answer it with an error.
 const DRAINED_BYTES_MAX: u32 = 2 * PAYLOAD_BYTES_MAX;
+/// Replies are gathered up to here.
+const GATHERED_BYTES_MAX: usize = 32 << 10;
 /// A request expected to take longer is not answered while leading…
 const QUICK: Duration = Duration::from_micros(50);
 /// …nor one longer than this, when more input is waiting: then another core may have it.
@@ -95,6 +99,7 @@ impl Session {
     pub(super) fn work(self: Arc<Self>) {
         let shift = Shift { session: &self };
         let mut small = Vec::new();
+        let mut outbox = Outbox::default();
         loop {
             self.waiting.fetch_add(1, Ordering::Relaxed);
             let turn = self.input.lock();
@@ -102,16 +107,22 @@ impl Session {
             // Poisoned: a thread died while leading, and nobody knows where in the stream we are.
             let Ok(mut input) = turn else { break };
             loop {
-                let Some((request, buffer)) = self.next(&mut input, &mut small) else {
-                    return;
-                };
-                if self.is_quick(&request, &input) {
-                    self.answer(&request, buffer);
+                let next = self.next(&mut input, &mut small);
+                let quick = next
+                    .as_ref()
+                    .is_some_and(|(request, _)| self.is_quick(request, &input));
+                outbox.gathering = quick && input.has_whole_request();
+                if !quick {
+                    self.send(&mut outbox, &[]);
+                }
+                let Some((request, room)) = next else { return };
+                if quick {
+                    self.answer(&request, room, &mut outbox);
                     continue;
                 }
                 drop(input);
                 self.call_another();
-                self.answer(&request, buffer);
+                self.answer(&request, room, &mut outbox);
                 break;
             }
         }
@@ -172,19 +183,15 @@ impl Session {
         if payload_bytes > DRAINED_BYTES_MAX {
             return Err(Lost::Nonsense(format!("a write of {payload_bytes} bytes")));
         }
-        let room_bytes = if payload_bytes > PAYLOAD_BYTES_MAX {
-            0
-        } else {
-            reply::room_bytes(&request)
-        };
+        let fits = payload_bytes <= PAYLOAD_BYTES_MAX;
+        let room_bytes = if fits { reply::room_bytes(&request) } else { 0 };
         let Ok(mut buffer) = self.pool.lend(&self.budget, small, room_bytes) else {
-            input.drain(&self.stream, payload_bytes)?;
+            input.payload(&self.stream, payload_bytes, None)?;
             return Ok(Some((request, Room::NoMemory)));
         };
-        if payload_bytes > PAYLOAD_BYTES_MAX {
-            input.drain(&self.stream, payload_bytes)?;
-        } else if payload_bytes > 0 {
-            input.exact(&self.stream, &mut buffer)?;
+        if request.command == Command::Write {
+            let room = fits.then_some(&mut *buffer);
+            input.payload(&self.stream, payload_bytes, room)?;
         }
         Ok(Some((request, Room::Buffer(buffer))))
     }
@@ -210,11 +217,12 @@ impl Session {
                 }
     }
 
-    fn answer(&self, request: &Request, room: Room<'_>) {
+    fn answer(&self, request: &Request, room: Room<'_>, outbox: &mut Outbox) {
         let started = Instant::now();
         match room {
-            Room::Buffer(mut buffer) => self.execute(request, &mut buffer),
+            Room::Buffer(mut buffer) => self.execute(request, &mut buffer, outbox),
             Room::NoMemory => self.fail(
+                outbox,
                 request,
                 Errno::NoMem,
                 "no memory for a request of this size: send smaller ones",
@@ -252,15 +260,27 @@ impl Session {
         }
     }
 
-    /// Sends one reply, whole. A failure ends the session: the leader sees the end of the stream.
-    pub(super) fn send(&self, reply: &[u8]) {
+    /// Sends one whole reply, or keeps it for the next to come along. A failure ends the session: the
+    /// leader sees the end of the stream.
+    pub(super) fn send(&self, outbox: &mut Outbox, reply: &[u8]) {
+        let gathered = outbox.gathered.len() + reply.len();
+        if outbox.gathering && gathered <= GATHERED_BYTES_MAX {
+            outbox.gathered.extend_from_slice(reply);
+            return;
+        }
+        if gathered == 0 {
+            return;
+        }
         let turn = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.stream.send(reply) {
-            tracing::debug!(export = self.attached.name, %error, "an NBD reply could not be sent");
-            // Half a reply may be out; whatever followed would be taken for the rest of it.
-            self.stream.shutdown(Shutdown::Both);
+        for bytes in [&outbox.gathered, reply] {
+            if let Err(error) = self.stream.send(bytes) {
+                tracing::debug!(export = self.attached.name, %error, "an NBD reply could not be sent");
+                // Half a reply may be out; whatever followed would be taken for the rest of it.
+                self.stream.shutdown(Shutdown::Both);
+            }
         }
         drop(turn);
+        outbox.gathered.clear();
     }
 }
 
@@ -271,6 +291,14 @@ impl Drop for Session {
             .connections
             .fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A thread's replies on their way out.
+#[derive(Default)]
+pub(super) struct Outbox {
+    gathered: Vec<u8>,
+    /// The next request is here already: its reply can come along.
+    gathering: bool,
 }
 
 /// What a request brings along.
