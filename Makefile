@@ -7,6 +7,7 @@ export PATH := $(shell scripts/cargo-tools --path):$(PATH)
 .PHONY: demo test bench sim soak help
 
 demo:           ## the main job from end to end on this machine, nine steps
+	@command -v python3 >/dev/null || scripts/packages
 	@demo/run
 
 test:           ## format, lints, licences, unused crates, docs, all tests
@@ -14,7 +15,7 @@ test:           ## format, lints, licences, unused crates, docs, all tests
 	@scripts/cargo-tools
 	cargo fmt --all --check
 	cargo deny --log-level error check licenses bans sources
-	cargo machete
+	cargo machete --with-metadata
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --document-private-items --locked
 	cargo test --release --workspace --doc --locked
@@ -24,6 +25,14 @@ AREA ?=
 bench:          ## make bench AREA=engine|nbd|…: measure, beside peers where there are any
 	@[ -n "$(AREA)" ] || { echo "which? make bench AREA=… of: $(patsubst benches/%.rs,%,$(wildcard benches/*.rs))"; exit 2; }
 	cargo bench --bench "$(AREA)"
+
+SEEDS ?= 100
+sim:            ## make sim SEEDS=n: simulated power cuts of the value log; INFALL_SIM_SEED=… repeats one
+	INFALL_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p blockstore --lib no_answered_flush -- --nocapture
+
+MINUTES ?= 10
+soak:           ## make soak MINUTES=n: kill -9 the server again and again under a guest that writes
+	@demo/soak $(MINUTES)
 
 help:           ## this list
 	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16

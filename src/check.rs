@@ -15,8 +15,8 @@ use gateway::api::CheckAsk;
 /// How to check.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "\
-Compares maps with locations and pins, and names leaks in bytes. Ends with exit code 8 if anything is
-wrong. Without a server it opens the data directory itself, like serve would.
+Compares maps with locations and pins, and names leaks in bytes. Ends with exit code 8 if anything
+is wrong. Without a server it opens the data directory itself, like serve would.
 
 Examples:
   infall check

@@ -4,6 +4,9 @@ use crate::config::SETTINGS;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
+/// Heads the flags that every command takes.
+const EVERYWHERE: &str = "Everywhere";
+
 /// Distributed storage and data service for cloud VMs.
 #[derive(Debug, Parser)]
 #[command(
@@ -42,19 +45,19 @@ pub(crate) struct Cli {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// Data directory [default: $XDG_DATA_HOME/infall or ~/.local/share/infall; for root /var/lib/infall]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
     pub(crate) data: Option<PathBuf>,
     /// Server to speak to [default: the one that runs on the data directory]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", help_heading = EVERYWHERE)]
     pub(crate) endpoint: Option<String>,
     /// Configuration file [default: ~/.config/infall/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub(crate) config: Option<PathBuf>,
     /// Results (stdout) and errors (stderr) as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
     /// error, warn, info, debug, trace, or a filter such as info,blockstore=debug
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = EVERYWHERE)]
     pub(crate) log: Option<String>,
 }
 
@@ -226,6 +229,11 @@ mod tests {
             assert!(
                 help.contains("infall "),
                 "{path}'s examples do not show the command"
+            );
+            assert!(
+                help.lines().all(|line| line.chars().count() <= 100),
+                "{path}'s help does not fit 100 columns: {:?}",
+                help.lines().find(|line| line.chars().count() > 100)
             );
             assert!(
                 command.get_about().is_some(),

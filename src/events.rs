@@ -12,8 +12,8 @@ use std::time::Duration;
 /// What to read.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "\
-Every event has a number; --after goes on behind one, so that a reader misses nothing and reads nothing
-twice. With --json each event is one line.
+Every event has a number; --after goes on behind one, so that a reader misses nothing and reads
+nothing twice. With --json each event is one line.
 
 Examples:
   infall events

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
 Shows volumes/NAME.raw (sparse, writable, bootable), snapshots/, images/ and buckets/ (read-only).
-The mount is the server's: it ends with the server, and the directory is one of the server's machine.
+The mount is the server's: it ends with the server, and the directory is one of its machine.
 
 Examples:
   infall mount /mnt/infall                       until Ctrl-C

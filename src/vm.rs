@@ -23,8 +23,8 @@ const LINES: usize = 2000;
 pub(crate) enum Verb {
     /// Make an instance and start it
     #[command(after_help = "\
-The root disk is a clone of the image, named NAME-root; nothing is copied. Data volumes are read-only
-unless :rw says otherwise. User data and ssh keys reach the guest by a NoCloud seed.
+The root disk is a clone of the image, named NAME-root; nothing is copied. Data volumes are
+read-only unless :rw says otherwise. User data and ssh keys reach the guest by a NoCloud seed.
 
 Examples:
   infall vm run web1 --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub --wait
@@ -229,15 +229,15 @@ async fn start_new(context: &Context, client: &Client, arguments: Run) -> Outcom
     context.show(&instance, || {
         let host = hosts.iter().flat_map(|list| &list.hosts).next();
         let host = host.map_or_else(String::new, |host| format!(" on host {}", host.facts.name));
-        let ready = if arguments.wait {
-            format!(
-                "  {:?} after {}",
-                arguments.wait_for,
-                render::duration(took)
-            )
+        let took = render::duration(took);
+        let mut ready = if arguments.wait {
+            format!("{:?} after {took}", arguments.wait_for)
         } else {
-            format!("  started in {}", render::duration(took))
+            format!("started in {took}")
         };
+        if let Some(accelerator) = instance.accelerator {
+            ready.push_str(&format!(" ({})", accelerator.to_string().to_uppercase()));
+        }
         let copied = instance
             .copied
             .as_ref()
@@ -247,9 +247,8 @@ async fn start_new(context: &Context, client: &Client, arguments: Run) -> Outcom
             disk.push_str(&format!(", {} read at boot", render::bytes(read)));
         }
         format!(
-            "{}  {}{host}{ready}   {disk}\n",
-            instance.name,
-            state(&instance)
+            "{}  {}{host}  {ready}   {disk}\n",
+            instance.name, instance.state
         )
     });
     Ok(())

@@ -6,8 +6,9 @@ mod harness;
 
 use harness::{Server, program, run};
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Stdio;
 
 /// Bytes that no image detection takes for anything but a raw disk.
 fn raw_disk(server: &Server) -> String {
@@ -507,4 +508,83 @@ fn the_api_document_lists_what_is_answered_and_nothing_else() {
         answered.sort();
         assert_eq!(answered, listed, "{path}");
     }
+}
+
+#[test]
+fn a_follower_of_events_rides_over_a_restart_and_misses_nothing() {
+    let mut server = Server::start();
+    let mut follow = program(server.scratch());
+    follow
+        .arg("--data")
+        .arg(server.data())
+        .args(["events", "--follow", "--json"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let mut seqs = Vec::new();
+    let mut made = |server: &Server, name: &str| {
+        server
+            .infall(&["volume", "create", name, "--length", "1MiB"])
+            .ok();
+        loop {
+            let event = next();
+            seqs.push(event["seq"].as_u64().unwrap());
+            if event["subject"] == name {
+                return;
+            }
+        }
+    };
+    made(&server, "before");
+    server.kill();
+    server.restart();
+    made(&server, "after");
+    assert!(
+        server.stop().success(),
+        "a waiting reader holds up the stop"
+    );
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    assert!(
+        seqs.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{seqs:?}"
+    );
+}
+
+#[test]
+fn a_mount_in_the_foreground_ends_with_ctrl_c() {
+    let server = Server::start();
+    server
+        .infall(&["volume", "create", "root1", "--length", "1MiB"])
+        .ok();
+    let directory = server.scratch().join("mount");
+    std::fs::create_dir(&directory).unwrap();
+    let mut mount = program(server.scratch());
+    mount
+        .arg("--data")
+        .arg(server.data())
+        .arg("mount")
+        .arg(&directory);
+    let mut mount = mount.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(mount.stdout.take().unwrap())
+        .read_line(&mut said)
+        .unwrap();
+    assert!(said.contains("until Ctrl-C"), "{said}");
+    let volume = directory.join("volumes/root1.raw");
+    assert_eq!(std::fs::metadata(&volume).unwrap().len(), 1 << 20);
+    assert_eq!(
+        server.json(&["mount", "--list"])["mounts"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let pid = rustix::process::Pid::from_child(&mount);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert!(mount.wait().unwrap().success());
+    assert!(!volume.exists());
+    let said = server
+        .infall(&["umount", &directory.display().to_string()])
+        .fails(4);
+    assert!(said.contains("infall mount --list"), "{said}");
 }

@@ -4,7 +4,7 @@
 
 mod harness;
 
-use harness::Server;
+use harness::{Server, program};
 use std::path::Path;
 
 /// Bytes without a pattern that a mistake in offsets could hide in.
@@ -169,4 +169,38 @@ fn what_is_missing_is_named_and_nothing_is_left_behind() {
         .infall(&["stage", "put", &text(&source), "data/x"])
         .fails(2);
     assert!(said.contains("s3://bucket/key"), "{said}");
+}
+
+#[test]
+fn an_interrupted_upload_leaves_neither_object_nor_parts() {
+    let server = with_bucket();
+    let source = server.scratch().join("long.raw");
+    std::fs::File::create(&source)
+        .unwrap()
+        .set_len(4 << 30)
+        .unwrap();
+    let mut put = program(server.scratch());
+    put.arg("--data")
+        .arg(server.data())
+        .args(["stage", "put", &text(&source), "s3://data/long"]);
+    let mut put = put.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let events = || server.infall(&["events", "--json"]).ok();
+    while !events().contains("upload.created") {
+        assert!(
+            put.try_wait().unwrap().is_none(),
+            "it was over before it could be interrupted"
+        );
+    }
+    let pid = rustix::process::Pid::from_child(&put);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(put.wait().unwrap().code(), Some(1));
+    assert!(events().contains("upload.aborted"), "{}", events());
+    server
+        .infall(&[
+            "stage",
+            "get",
+            "s3://data/long",
+            &text(&server.scratch().join("t")),
+        ])
+        .fails(4);
 }

@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `filter` is a level, or directives such as `info,blockstore=debug`.
 pub(crate) fn start(filter: &str, json: bool) -> Outcome {
-    let parsed = EnvFilter::try_new(filter).map_err(|error| {
+    // fuser warns of each optional operation that the kernel asks for once.
+    let parsed = EnvFilter::try_new(format!("fuser=error,{filter}")).map_err(|error| {
         Failure::new(
             Exit::Usage,
             "config",

@@ -42,9 +42,9 @@ const VM_DIRECTORY: &str = "vms";
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-S3 and the JSON API answer on one address, NBD on a unix socket in the data directory (and on TCP only
-if asked). The first start makes the root key and shows it once; later it is in DIR/credentials (0600).
-It runs in the foreground until SIGINT or SIGTERM. Logs go to stderr.
+S3 and the JSON API answer on one address, NBD on a unix socket in the data directory (and on TCP
+only if asked). The first start makes the root key and shows it once; later it is in
+DIR/credentials (0600). It runs in the foreground until SIGINT or SIGTERM. Logs go to stderr.
 
 Examples:
   infall serve
@@ -88,10 +88,10 @@ pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
     // Taken before anything takes long: a stop during a long start must not be the default kill.
     let stopped = stop_signal()?;
     let listen = loopback("serve.listen", context.config.listen()?)?;
-    let nbd_tcp = context
-        .config
-        .nbd_tcp()?
-        .map(|address| loopback("serve.nbd_tcp", address));
+    let nbd_tcp = context.config.nbd_tcp()?;
+    let nbd_tcp = nbd_tcp
+        .map(|address| loopback("serve.nbd_tcp", address))
+        .transpose()?;
     let options = context.config.store()?;
     let data = prepare(&context.data()?)?;
     disks::check_path(&data.join(NBD_SOCKET))?;
@@ -105,7 +105,7 @@ pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
         store: store.clone(),
         closing: Closing::default(),
     };
-    let served = serving.serve(listen, nbd_tcp.transpose()?, stopped).await;
+    let served = serving.serve(listen, nbd_tcp, stopped).await;
     ServerFile::remove(&data);
     let closed = blocking(move || store.close().map_err(Failure::from)).await;
     tracing::info!("stopped");

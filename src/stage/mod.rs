@@ -37,9 +37,10 @@ const FLIGHT_BYTES_MAX: u64 = 256 << 20;
 pub(crate) enum Verb {
     /// Copy a file or a tree to S3
     #[command(after_help = "\
-Target: s3://bucket/key names the object of a file; s3://bucket or s3://bucket/prefix/ takes the file's
-own name below it. A directory becomes one object per regular file, named by its path below the prefix;
-links and special files inside are left out and counted, empty directories have no form in S3.
+Target: s3://bucket/key names the object of a file; s3://bucket or s3://bucket/prefix/ takes the
+file's own name below it. A directory becomes one object per regular file, named by its path below
+the prefix; links and special files inside are left out and named, empty directories have no form
+in S3.
 Existing objects: refused before anything is sent (exit 5), unless --existing replace or keep.
 Verified: every part and the whole object carry a checksum that the target compares.
 
@@ -55,8 +56,8 @@ Examples:
 Source: s3://bucket/key names one object; s3://bucket or s3://bucket/prefix/ names everything below.
 Target: for one object a file, or a directory that exists; for many a directory, made if needed.
 Existing files: refused before anything is fetched (exit 5), unless --existing replace or keep.
-Verified: against the object's checksum (CRC, SHA-256, or the MD5 in its ETag); the output names which,
-or \"length\" where the source has none.
+Verified: against the object's checksum (CRC, SHA-256, or the MD5 in its ETag); the output names
+which, or \"length\" where the source has none.
 
 Examples:
   infall stage get s3://images/web1-monday.raw .

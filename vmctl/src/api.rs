@@ -14,7 +14,8 @@
 //!
 //! Errors look as everywhere in the API: `{"error": {"kind", "subject", "message", "source"}}`.
 
-use crate::instance::{Console, Host, Machines};
+use crate::console::Console;
+use crate::instance::{Host, Machines};
 use crate::probe::Verdict;
 use crate::record::Instance;
 use crate::spec::InstanceSpec;
@@ -108,14 +109,23 @@ async fn run(
 }
 
 async fn list(State(machines): State<Machines>) -> Reply<InstanceList> {
-    blocking(move || Ok(InstanceList { instances: machines.list()? })).await
+    blocking(move || {
+        Ok(InstanceList {
+            instances: machines.list()?,
+        })
+    })
+    .await
 }
 
 async fn show(State(machines): State<Machines>, Path(name): Path<String>) -> Reply<Instance> {
     blocking(move || machines.get(&name)).await
 }
 
-async fn start(State(machines): State<Machines>, asker: Asker, Path(name): Path<String>) -> Reply<Instance> {
+async fn start(
+    State(machines): State<Machines>,
+    asker: Asker,
+    Path(name): Path<String>,
+) -> Reply<Instance> {
     blocking(move || machines.start(&who(asker), &name)).await
 }
 
@@ -129,9 +139,21 @@ async fn stop(
     let timeout_s = query.timeout_s.unwrap_or(STOP_TIMEOUT_S);
     if timeout_s > STOP_TIMEOUT_S_MAX {
         let context = format!("timeout_s {timeout_s} is more than {STOP_TIMEOUT_S_MAX}");
-        return Err(Failure::from(Error::new(Kind::Invalid, Subject::Record, context)));
+        return Err(Failure::from(Error::new(
+            Kind::Invalid,
+            Subject::Record,
+            context,
+        )));
     }
-    blocking(move || machines.stop(&who(asker), &name, Duration::from_secs(timeout_s), query.force)).await
+    blocking(move || {
+        machines.stop(
+            &who(asker),
+            &name,
+            Duration::from_secs(timeout_s),
+            query.force,
+        )
+    })
+    .await
 }
 
 async fn console(
@@ -158,7 +180,12 @@ async fn remove(
 }
 
 async fn hosts(State(machines): State<Machines>, asker: Asker) -> Reply<HostList> {
-    blocking(move || Ok(HostList { hosts: vec![machines.host(&who(asker))?] })).await
+    blocking(move || {
+        Ok(HostList {
+            hosts: vec![machines.host(&who(asker))?],
+        })
+    })
+    .await
 }
 
 async fn probe(State(machines): State<Machines>, asker: Asker) -> Reply<Verdict> {
@@ -177,7 +204,11 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(done) => Ok(Json(done?)),
         Err(failure) => {
-            let error = Error::new(Kind::Internal, Subject::Record, "a call to the hypervisor did not come back");
+            let error = Error::new(
+                Kind::Internal,
+                Subject::Record,
+                "a call to the hypervisor did not come back",
+            );
             Err(error.because(failure).into())
         }
     }
@@ -207,7 +238,17 @@ struct ErrorBody {
 impl Failure {
     fn new(kind: Kind, subject: &'static str, message: String, source: Option<String>) -> Self {
         let (status, kind) = names(kind);
-        Self { status, body: ErrorReply { error: ErrorBody { kind, subject, message, source } } }
+        Self {
+            status,
+            body: ErrorReply {
+                error: ErrorBody {
+                    kind,
+                    subject,
+                    message,
+                    source,
+                },
+            },
+        }
     }
 }
 
@@ -243,7 +284,12 @@ impl From<QueryRejection> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let ErrorBody { kind, message, source, .. } = &self.body.error;
+        let ErrorBody {
+            kind,
+            message,
+            source,
+            ..
+        } = &self.body.error;
         let source = source.as_deref().unwrap_or_default();
         if self.status == StatusCode::INTERNAL_SERVER_ERROR {
             tracing::error!(kind, source, "{message}");

@@ -46,7 +46,10 @@ impl Archive {
     }
 
     fn entry(&mut self, path: &str, mode: u32, links: u32, body: &[u8]) -> &mut Self {
-        assert!(!path.is_empty() && !path.starts_with('/') && !path.contains('\0'), "a relative path");
+        assert!(
+            !path.is_empty() && !path.starts_with('/') && !path.contains('\0'),
+            "a relative path"
+        );
         let length = u32::try_from(body.len()).expect("an initramfs entry is below 4 GiB");
         self.entries += 1;
         self.header(path, self.entries, mode, links, length);
@@ -59,10 +62,25 @@ impl Archive {
         let name_length = u32::try_from(name.len() + 1).expect("a name is short");
         // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor,
         // namesize, check (always 0 in newc).
-        let fields = [inode, mode, 0, 0, links, 0, length, 0, 0, 0, 0, name_length, 0];
+        let fields = [
+            inode,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            length,
+            0,
+            0,
+            0,
+            0,
+            name_length,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -81,7 +99,10 @@ mod tests {
     #[test]
     fn headers_and_bodies_lie_on_four_bytes() {
         let mut archive = Archive::new();
-        archive.directory("bin").file("init", 0o755, b"12345").link("sh", "bin/busybox");
+        archive
+            .directory("bin")
+            .file("init", 0o755, b"12345")
+            .link("sh", "bin/busybox");
         let bytes = archive.finish();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8(bytes).expect("ASCII and zeroes");
@@ -97,7 +118,11 @@ mod tests {
     #[test]
     fn the_cpio_program_reads_what_we_write() {
         let mut archive = Archive::new();
-        archive.directory("bin").file("bin/tool", 0o755, &[7; 1001]).link("sh", "bin/tool").file("empty", 0o600, b"");
+        archive
+            .directory("bin")
+            .file("bin/tool", 0o755, &[7; 1001])
+            .link("sh", "bin/tool")
+            .file("empty", 0o600, b"");
         let mut child = std::process::Command::new("busybox")
             .args(["cpio", "-tv"])
             .stdin(std::process::Stdio::piped())
@@ -113,9 +138,18 @@ mod tests {
         let listing = String::from_utf8(output.stdout).expect("text");
         let lines: Vec<&str> = listing.lines().collect();
         assert_eq!(lines.len(), 4, "{listing}");
-        assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with(" bin"), "{listing}");
-        assert!(lines[1].starts_with("-rwxr-xr-x") && lines[1].contains(" 1001 "), "{listing}");
-        assert!(lines[2].starts_with("lrwxrwxrwx") && lines[2].ends_with("sh -> bin/tool"), "{listing}");
+        assert!(
+            lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with(" bin"),
+            "{listing}"
+        );
+        assert!(
+            lines[1].starts_with("-rwxr-xr-x") && lines[1].contains(" 1001 "),
+            "{listing}"
+        );
+        assert!(
+            lines[2].starts_with("lrwxrwxrwx") && lines[2].ends_with("sh -> bin/tool"),
+            "{listing}"
+        );
         assert!(lines[3].starts_with("-rw-------"), "{listing}");
     }
 }

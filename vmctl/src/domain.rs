@@ -54,6 +54,8 @@ pub struct Facts<'a> {
     pub disks: &'a [Disk],
     /// The unix socket that serves the NBD exports.
     pub socket: &'a Path,
+    /// Whether libvirt gives files to QEMU's user (it runs as root and has the security model `dac`).
+    pub gives_files_away: bool,
     /// The NoCloud seed.
     pub seed: &'a Path,
     /// Where everything on the serial console is appended.
@@ -97,7 +99,11 @@ pub fn domain_xml(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<String> {
         .with("type", kind)
         .child(node("name").text(&spec.name))
         .child(node("uuid").text(facts.uuid.to_string()))
-        .child(node("memory").with("unit", "MiB").text(spec.memory_mib.to_string()))
+        .child(
+            node("memory")
+                .with("unit", "MiB")
+                .text(spec.memory_mib.to_string()),
+        )
         .child(node("vcpu").text(spec.vcpus.to_string()))
         .child(cpu)
         .child(boot(spec, facts)?)
@@ -112,7 +118,10 @@ pub fn domain_xml(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<String> {
 
 fn boot(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
     let machine = facts.machine.unwrap_or("pc");
-    let hvm = node("type").with("arch", "x86_64").with("machine", machine).text("hvm");
+    let hvm = node("type")
+        .with("arch", "x86_64")
+        .with("machine", machine)
+        .text("hvm");
     let mut os = node("os").child(hvm);
     match &spec.kernel {
         None => os = os.child(node("boot").with("dev", "hd")),
@@ -135,7 +144,7 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
         devices = devices.child(node("emulator").text(utf8(emulator)?));
     }
     for (index, disk) in facts.disks.iter().enumerate() {
-        devices = devices.child(hard_disk(index, disk, facts.socket)?);
+        devices = devices.child(hard_disk(index, disk, facts)?);
     }
     devices = devices
         .child(seed(facts.seed)?)
@@ -143,7 +152,11 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
         .child(
             node("serial")
                 .with("type", "pty")
-                .child(node("log").with("file", utf8(facts.console_log)?).with("append", "on"))
+                .child(
+                    node("log")
+                        .with("file", utf8(facts.console_log)?)
+                        .with("append", "on"),
+                )
                 .child(node("target").with("port", "0")),
         )
         .child(
@@ -152,9 +165,11 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
                 .child(node("target").with("type", "serial").with("port", "0")),
         )
         .child(
-            node("channel")
-                .with("type", "unix")
-                .child(node("target").with("type", "virtio").with("name", "org.qemu.guest_agent.0")),
+            node("channel").with("type", "unix").child(
+                node("target")
+                    .with("type", "virtio")
+                    .with("name", "org.qemu.guest_agent.0"),
+            ),
         )
         .child(
             node("rng")
@@ -162,7 +177,11 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
                 .child(node("backend").with("model", "random").text("/dev/urandom")),
         )
         .child(node("memballoon").with("model", "none"));
-    let card = |kind: &str| node("interface").with("type", kind).child(node("model").with("type", "virtio"));
+    let card = |kind: &str| {
+        node("interface")
+            .with("type", kind)
+            .child(node("model").with("type", "virtio"))
+    };
     Ok(match &spec.network {
         Network::None => devices,
         Network::User => devices.child(card("user")),
@@ -172,10 +191,17 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
     })
 }
 
-fn hard_disk(index: usize, disk: &Disk, socket: &Path) -> Result<Element> {
-    let letter = u8::try_from(index).ok().and_then(|index| (index < 26).then_some(b'a' + index)).ok_or_else(
-        || Error::new(Kind::Invalid, Subject::Record, format!("disk {} has no letter left", index + 1)),
-    )?;
+fn hard_disk(index: usize, disk: &Disk, facts: &Facts<'_>) -> Result<Element> {
+    let letter = u8::try_from(index)
+        .ok()
+        .and_then(|index| (index < 26).then_some(b'a' + index))
+        .ok_or_else(|| {
+            Error::new(
+                Kind::Invalid,
+                Subject::Record,
+                format!("disk {} has no letter left", index + 1),
+            )
+        })?;
     let (kind, cache, source) = match &disk.source {
         DiskSource::Export(name) => (
             "network",
@@ -183,17 +209,27 @@ fn hard_disk(index: usize, disk: &Disk, socket: &Path) -> Result<Element> {
             node("source")
                 .with("protocol", "nbd")
                 .with("name", name)
-                .child(node("host").with("transport", "unix").with("socket", utf8(socket)?))
+                .child(
+                    node("host")
+                        .with("transport", "unix")
+                        .with("socket", utf8(facts.socket)?),
+                )
                 .child(node("reconnect").with("delay", RECONNECT_S.to_string())),
         ),
-        // libvirt is not to change the owner of a file that is not ours (under FUSE it cannot).
-        DiskSource::File(path) => (
-            "file",
-            "writeback",
-            node("source")
-                .with("file", utf8(path)?)
-                .child(node("seclabel").with("model", "dac").with("relabel", "no")),
-        ),
+        DiskSource::File(path) => {
+            let source = node("source").with("file", utf8(path)?);
+            // The file keeps its owner: it is not ours, and under a mount it cannot get another.
+            let keep = node("seclabel").with("model", "dac").with("relabel", "no");
+            (
+                "file",
+                "writeback",
+                if facts.gives_files_away {
+                    source.child(keep)
+                } else {
+                    source
+                },
+            )
+        }
     };
     let driver = node("driver")
         .with("name", "qemu")
@@ -202,10 +238,20 @@ fn hard_disk(index: usize, disk: &Disk, socket: &Path) -> Result<Element> {
         .with("error_policy", "stop")
         .with("rerror_policy", "stop")
         .with("discard", "unmap");
-    let target = node("target").with("dev", format!("vd{}", char::from(letter))).with("bus", "virtio");
-    let element =
-        node("disk").with("type", kind).with("device", "disk").child(driver).child(source).child(target);
-    Ok(if disk.writable { element } else { element.child(node("readonly")) })
+    let target = node("target")
+        .with("dev", format!("vd{}", char::from(letter)))
+        .with("bus", "virtio");
+    let element = node("disk")
+        .with("type", kind)
+        .with("device", "disk")
+        .child(driver)
+        .child(source)
+        .child(target);
+    Ok(if disk.writable {
+        element
+    } else {
+        element.child(node("readonly"))
+    })
 }
 
 /// On IDE: Debian's cloud kernel, made for i440fx, has no AHCI.
@@ -228,7 +274,12 @@ struct Element {
 }
 
 fn node(name: &'static str) -> Element {
-    Element { name, attributes: Vec::new(), text: String::new(), children: Vec::new() }
+    Element {
+        name,
+        attributes: Vec::new(),
+        text: String::new(),
+        children: Vec::new(),
+    }
 }
 
 impl Element {
@@ -251,10 +302,17 @@ impl Element {
         self.check()?;
         let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
         let failed = |cause: String| {
-            Error::new(Kind::Internal, Subject::Record, "the domain XML could not be written").because(cause)
+            Error::new(
+                Kind::Internal,
+                Subject::Record,
+                "the domain XML could not be written",
+            )
+            .because(cause)
         };
-        self.write(&mut writer).map_err(|error| failed(error.to_string()))?;
-        let mut text = String::from_utf8(writer.into_inner()).map_err(|error| failed(error.to_string()))?;
+        self.write(&mut writer)
+            .map_err(|error| failed(error.to_string()))?;
+        let mut text =
+            String::from_utf8(writer.into_inner()).map_err(|error| failed(error.to_string()))?;
         text.push('\n');
         Ok(text)
     }
@@ -280,7 +338,11 @@ impl Element {
     /// XML 1.0, 2.2 "Characters" lets no control character in, and attributes lose line breaks.
     fn check(&self) -> Result<()> {
         let foreign = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
-        let values = self.attributes.iter().map(|(_, value)| value).chain([&self.text]);
+        let values = self
+            .attributes
+            .iter()
+            .map(|(_, value)| value)
+            .chain([&self.text]);
         for value in values {
             if value.contains(foreign) {
                 return Err(Error::new(
@@ -317,7 +379,10 @@ mod tests {
     }
 
     fn export(name: &str, writable: bool) -> Disk {
-        Disk { source: DiskSource::Export(name.into()), writable }
+        Disk {
+            source: DiskSource::Export(name.into()),
+            writable,
+        }
     }
 
     fn facts(disks: &[Disk]) -> Facts<'_> {
@@ -328,6 +393,7 @@ mod tests {
             emulator: Some(Path::new("/usr/bin/qemu-system-x86_64")),
             disks,
             socket: Path::new("/run/infall/web1.sock"),
+            gives_files_away: true,
             seed: Path::new("/var/lib/infall/vm/web1/seed.iso"),
             console_log: Path::new("/var/lib/infall/vm/web1/console.log"),
         }
@@ -335,20 +401,30 @@ mod tests {
 
     #[test]
     fn an_instance_on_nbd_disks_becomes_this_domain() {
-        let disks = [export("web1-root", true), export("object:data/set.img", false)];
+        let disks = [
+            export("web1-root", true),
+            export("object:data/set.img", false),
+        ];
         let xml = domain_xml(&spec(), &facts(&disks)).expect("xml");
         assert_eq!(xml, GOLDEN);
     }
 
     #[test]
     fn a_file_keeps_its_owner_and_a_kernel_replaces_the_boot_loader() {
-        let disks = [Disk { source: DiskSource::File("/mnt/volumes/a.raw".into()), writable: true }];
+        let disks = [Disk {
+            source: DiskSource::File("/mnt/volumes/a.raw".into()),
+            writable: true,
+        }];
         let mut spec = spec();
         spec.kernel = Some("/boot/vmlinuz".into());
         spec.initrd = Some("/boot/initrd".into());
         spec.cmdline = Some("console=ttyS0 root=/dev/vda".into());
         spec.network = Network::Bridge("br0".into());
-        let kvm = Facts { accelerator: Accelerator::Kvm, machine: Some("pc-i440fx-10.0"), ..facts(&disks) };
+        let kvm = Facts {
+            accelerator: Accelerator::Kvm,
+            machine: Some("pc-i440fx-10.0"),
+            ..facts(&disks)
+        };
         let xml = domain_xml(&spec, &kvm).expect("xml");
         for part in [
             "<domain type=\"kvm\">",
@@ -363,6 +439,18 @@ mod tests {
             assert!(xml.contains(part), "{part} in {xml}");
         }
         assert!(!xml.contains("<boot "), "{xml}");
+        let xml = domain_xml(
+            &spec,
+            &Facts {
+                gives_files_away: false,
+                ..kvm
+            },
+        )
+        .expect("xml");
+        assert!(
+            !xml.contains("seclabel"),
+            "an unprivileged libvirt has no such model: {xml}"
+        );
     }
 
     #[test]
@@ -370,19 +458,39 @@ mod tests {
         let hostile = "x'/></disk><disk type=\"file\"><source file='/etc/shadow'/>&lt;]]><!--";
         let disks = [
             export(hostile, false),
-            Disk { source: DiskSource::File(format!("/tmp/{hostile}").into()), writable: false },
+            Disk {
+                source: DiskSource::File(format!("/tmp/{hostile}").into()),
+                writable: false,
+            },
         ];
         let mut spec = spec();
         spec.name = hostile.into();
         spec.kernel = Some(format!("/{hostile}").into());
         spec.cmdline = Some(hostile.into());
         let socket = PathBuf::from(format!("/run/{hostile}.sock"));
-        let xml = domain_xml(&spec, &Facts { socket: &socket, ..facts(&disks) }).expect("xml");
+        let xml = domain_xml(
+            &spec,
+            &Facts {
+                socket: &socket,
+                ..facts(&disks)
+            },
+        )
+        .expect("xml");
         let (elements, values) = parse(&xml);
         // Two hard disks and the seed, whatever the names say.
         assert_eq!(elements.iter().filter(|name| *name == "disk").count(), 3);
-        assert_eq!(elements.iter().filter(|name| *name == "readonly").count(), 3);
-        assert_eq!(values.iter().filter(|value| value.contains(hostile)).count(), 6, "{values:?}");
+        assert_eq!(
+            elements.iter().filter(|name| *name == "readonly").count(),
+            3
+        );
+        assert_eq!(
+            values
+                .iter()
+                .filter(|value| value.contains(hostile))
+                .count(),
+            6,
+            "{values:?}"
+        );
         assert!(values.iter().any(|value| value == hostile));
     }
 

@@ -9,21 +9,22 @@
 //! 5. Its domain is defined anew from the record at each start, so that a changed socket directory or
 //!    an undefined domain heals by `start`.
 
-use crate::domain::{Disk, DiskSource, Facts, domain_xml};
+use crate::console::{self, Console};
+use crate::disks;
+use crate::domain::{Facts, domain_xml};
 use crate::hypervisor::{HostFacts, Hypervisor, State};
 use crate::probe::{self, Verdict};
 use crate::reach::Account;
 use crate::record::{Instance, Record};
 use crate::seed::Seed;
-use crate::spec::{DataVolume, InstanceSpec, Root};
+use crate::spec::{InstanceSpec, Root};
 use blockstore::volume::Origin;
 use blockstore::{Entry, Error, Kind, Result, Store, Subject, Who};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
@@ -35,8 +36,6 @@ const POLL: Duration = Duration::from_millis(200);
 /// How long stalled guests are woken after the server is back.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
 const WAKE_POLL: Duration = Duration::from_secs(1);
-/// Of a console log's end at most, in bytes.
-const TAIL_BYTES_MAX: u64 = 1 << 20;
 
 /// Serves disks of instances over NBD, one unix socket each.
 ///
@@ -84,17 +83,6 @@ pub struct Host {
     pub verdict: Verdict,
 }
 
-/// A guest's serial console.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Console {
-    /// The file all output is appended to.
-    pub log: PathBuf,
-    /// The terminal to read and type at, while it runs.
-    pub terminal: Option<PathBuf>,
-    /// The last lines of the log.
-    pub lines: Vec<String>,
-}
-
 /// What [`Machines::resume`] did.
 #[derive(Debug, Default)]
 pub struct Resumed {
@@ -117,7 +105,9 @@ impl Machines {
             busy: Mutex::default(),
             probing: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Serves the disks of all recorded instances again and wakes guests that stalled for want of
@@ -135,10 +125,17 @@ impl Machines {
             }
         }
         if !resumed.opened.is_empty() {
-            let machines = self.clone();
-            let spawned = std::thread::Builder::new().name("wake".into()).spawn(move || machines.wake());
+            let inner = Arc::downgrade(&self.inner);
+            let spawned = std::thread::Builder::new()
+                .name("wake".into())
+                .spawn(move || Self::wake(&inner));
             spawned.map_err(|error| {
-                Error::new(Kind::Unavailable, Subject::Record, "no thread to wake instances").because(error)
+                Error::new(
+                    Kind::Unavailable,
+                    Subject::Record,
+                    "no thread to wake instances",
+                )
+                .because(error)
             })?;
         }
         Ok(resumed)
@@ -151,7 +148,7 @@ impl Machines {
         // Asked first, so that nothing is made where nothing can run.
         let host = self.host_facts()?;
         let others = Record::list(&self.inner.store)?;
-        let disks = self.resolve(&spec, &others)?;
+        let disks = disks::resolve(&self.inner.store, &spec, &others)?;
         let mut record = Record {
             uuid: Uuid::new_v4(),
             created_ms: now_ms(),
@@ -165,7 +162,9 @@ impl Machines {
         };
         record.create(&self.inner.store, who)?;
         if let Err(error) = self.make(who, &mut record, &host) {
-            let undone = self.unmake(&record, true).and_then(|_| record.remove(&self.inner.store, who, None));
+            let undone = self
+                .unmake(&record, true)
+                .and_then(|_| record.remove(&self.inner.store, who, None));
             if let Err(left) = undone {
                 tracing::warn!(instance = record.name(), error = %left.chain(), "a failed run is not undone; remove it");
             }
@@ -200,7 +199,9 @@ impl Machines {
             return Err(Error::new(
                 Kind::Conflict,
                 Subject::Record,
-                format!("instance {name:?} was never finished (the server ended meanwhile): remove it, then run it again"),
+                format!(
+                    "instance {name:?} was never finished (the server ended meanwhile): remove it, then run it again"
+                ),
             ));
         }
         let entry = match self.inner.hypervisor.state(record.uuid)? {
@@ -237,7 +238,9 @@ impl Machines {
             return Err(Error::new(
                 Kind::Conflict,
                 Subject::Record,
-                format!("instance {name:?} is {state} and cannot power off by itself: start it, or stop it with force"),
+                format!(
+                    "instance {name:?} is {state} and cannot power off by itself: start it, or stop it with force"
+                ),
             ));
         }
         let detail = if hears && self.power_off(&record, patience, force)? {
@@ -264,7 +267,9 @@ impl Machines {
             return Err(Error::new(
                 Kind::Conflict,
                 Subject::Record,
-                format!("instance {name:?} is {state} and its disk stays: stop it first, or remove it with its disks"),
+                format!(
+                    "instance {name:?} is {state} and its disk stays: stop it first, or remove it with its disks"
+                ),
             ));
         }
         let volumes = self.unmake(&record, disks)?;
@@ -280,19 +285,33 @@ impl Machines {
     pub fn console(&self, name: &str, lines: usize) -> Result<Console> {
         let record = Record::get(&self.inner.store, name)?;
         let log = self.console_log(name);
-        let lines = tail(&log, lines)?;
+        let lines = console::tail(&log, lines)?;
         let terminal = match self.inner.hypervisor.terminal(record.uuid) {
             // The log outlives the guest and libvirt.
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Unavailable | Kind::Unsupported) => None,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    Kind::NotFound | Kind::Unavailable | Kind::Unsupported
+                ) =>
+            {
+                None
+            }
             terminal => terminal?,
         };
-        Ok(Console { log, terminal, lines })
+        Ok(Console {
+            log,
+            terminal,
+            lines,
+        })
     }
 
     /// This host; KVM is probed if it was not since the host booted.
     pub fn host(&self, who: &Who) -> Result<Host> {
         let facts = self.inner.hypervisor.facts()?;
-        Ok(Host { facts, verdict: self.verdict(who, false)? })
+        Ok(Host {
+            facts,
+            verdict: self.verdict(who, false)?,
+        })
     }
 
     /// Probes KVM anew.
@@ -315,7 +334,9 @@ impl Machines {
         record.complete = true;
         let mut entry = Entry::new("instance.created", record.name());
         if let Some(copied) = &record.copied {
-            entry = entry.bytes("shared", copied.shared_bytes).bytes("rewritten", copied.rewritten_bytes);
+            entry = entry
+                .bytes("shared", copied.shared_bytes)
+                .bytes("rewritten", copied.rewritten_bytes);
         }
         record.put(store, who, Some(entry))?;
         store.journal_append(who, started(record))?;
@@ -362,11 +383,16 @@ impl Machines {
                 emulator: host.emulator.as_deref(),
                 disks: &record.disks,
                 socket: &socket,
+                gives_files_away: host.qemu_user.is_some(),
                 seed: &seed,
                 console_log: &console_log,
             },
         )?;
-        record.machine = self.inner.hypervisor.define(&xml)?.or(record.machine.take());
+        record.machine = self
+            .inner
+            .hypervisor
+            .define(&xml)?
+            .or(record.machine.take());
         record.accelerator = Some(verdict.accelerator);
         self.inner.hypervisor.start(record.uuid)
     }
@@ -451,94 +477,16 @@ impl Machines {
         ))
     }
 
-    /// The disks of a spec, looked up; [`Kind::Conflict`] where another writes what this one is to write.
-    fn resolve(&self, spec: &InstanceSpec, others: &[Record]) -> Result<Vec<Disk>> {
-        let export = |name: String, writable| Disk { source: DiskSource::Export(name), writable };
-        let root = match spec.root()? {
-            Root::Image(image) => {
-                self.inner.store.image(image)?;
-                export(format!("{}-root", spec.name), true)
-            }
-            Root::Volume(volume) => {
-                self.check_free(volume, others)?;
-                export(volume.into(), true)
-            }
-            Root::File(path) => {
-                if !std::fs::metadata(path).map_err(|error| missing(path, error))?.is_file() {
-                    let context = format!("{} is not a regular file; boot_file names a raw image", path.display());
-                    return Err(Error::new(Kind::Invalid, Subject::Record, context));
-                }
-                Disk { source: DiskSource::File(path.into()), writable: true }
-            }
+    fn check_reach(
+        &self,
+        record: &Record,
+        host: &HostFacts,
+        seed: &Path,
+        socket: &Path,
+    ) -> Result<()> {
+        let Some((user, group)) = host.qemu_user else {
+            return Ok(());
         };
-        for path in [&spec.kernel, &spec.initrd].into_iter().flatten() {
-            std::fs::metadata(path).map_err(|error| missing(path, error))?;
-        }
-        let mut disks = vec![root];
-        for volume in &spec.volumes {
-            let disk = match volume {
-                DataVolume::Object { bucket, key } => {
-                    self.inner.store.object_head(bucket, key)?;
-                    export(format!("object:{bucket}/{key}"), false)
-                }
-                DataVolume::Named { name, writable } => self.resolve_named(name, *writable, others)?,
-            };
-            if disks.contains(&disk) || disks[0].source == disk.source {
-                let context = format!("data volume {volume} is the root disk already");
-                return Err(Error::new(Kind::Invalid, Subject::Record, context));
-            }
-            disks.push(disk);
-        }
-        Ok(disks)
-    }
-
-    fn resolve_named(&self, name: &str, writable: bool, others: &[Record]) -> Result<Disk> {
-        let source = match self.inner.store.volume_info(name) {
-            Ok(_) => {
-                if writable {
-                    self.check_free(name, others)?;
-                }
-                DiskSource::Export(name.into())
-            }
-            Err(error) if error.kind() == Kind::NotFound => {
-                match self.inner.store.snapshot(name) {
-                    Err(other) if other.kind() == Kind::NotFound => {
-                        let context = format!("no volume and no snapshot {name:?}; list them: infall volume ls");
-                        return Err(Error::new(Kind::NotFound, Subject::Volume, context));
-                    }
-                    found => found?,
-                };
-                if writable {
-                    let context = format!("snapshot {name:?} cannot be written; clone a volume from it, or attach it :ro");
-                    return Err(Error::new(Kind::Invalid, Subject::Snapshot, context));
-                }
-                DiskSource::Export(format!("snapshot:{name}"))
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(Disk { source, writable })
-    }
-
-    /// The store's writer token would stop the second writer too, but as an I/O error inside QEMU.
-    fn check_free(&self, volume: &str, others: &[Record]) -> Result<()> {
-        let conflict = |by: &str| {
-            let context = format!("volume {volume:?} is written by {by}; stop that first, or clone a snapshot of it");
-            Err(Error::new(Kind::Conflict, Subject::Volume, context))
-        };
-        let info = self.inner.store.volume_info(volume)?;
-        if let Some(holder) = info.writer {
-            return conflict(&holder);
-        }
-        let source = DiskSource::Export(volume.into());
-        let other = others.iter().find(|other| other.disks.iter().any(|disk| disk.writable && disk.source == source));
-        match other {
-            Some(other) => conflict(&format!("instance {:?}", other.name())),
-            None => Ok(()),
-        }
-    }
-
-    fn check_reach(&self, record: &Record, host: &HostFacts, seed: &Path, socket: &Path) -> Result<()> {
-        let Some((user, group)) = host.qemu_user else { return Ok(()) };
         let account = Account::of(user, group);
         account.check_passage(seed)?;
         if !socket.as_os_str().is_empty() {
@@ -547,7 +495,10 @@ impl Machines {
         if let Some(file) = &record.spec.boot_file {
             account.check_use(file)?;
         }
-        [&record.spec.kernel, &record.spec.initrd].into_iter().flatten().try_for_each(|path| account.check_passage(path))
+        [&record.spec.kernel, &record.spec.initrd]
+            .into_iter()
+            .flatten()
+            .try_for_each(|path| account.check_passage(path))
     }
 
     fn host_facts(&self) -> Result<HostFacts> {
@@ -555,23 +506,32 @@ impl Machines {
         if facts.arch == "x86_64" {
             return Ok(facts);
         }
-        let context = format!("host {} is {}; instances are x86_64 only", facts.name, facts.arch);
+        let context = format!(
+            "host {} is {}; instances are x86_64 only",
+            facts.name, facts.arch
+        );
         Err(Error::new(Kind::Unsupported, Subject::Record, context))
     }
 
     fn verdict(&self, who: &Who, forced: bool) -> Result<Verdict> {
-        let _one = self.inner.probing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self
+            .inner
+            .probing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         probe::verdict(&self.inner.store, who, &self.inner.state, forced)
     }
 
     /// QEMU tries to reconnect after 1, 2, 4, 8, then every 16 seconds, and fails what a guest asks in
     /// between: one that is woken too early stalls again, and one can still stall after the server is
     /// back. So all are looked at for a while.
-    fn wake(&self) {
+    fn wake(inner: &Weak<Inner>) {
         let until = Instant::now() + WAKE_LIMIT;
         let mut woken = BTreeSet::new();
         while Instant::now() < until {
-            if let Err(error) = self.wake_once(&mut woken) {
+            // No longer than anyone else has the store open.
+            let Some(inner) = inner.upgrade() else { return };
+            if let Err(error) = (Self { inner }).wake_once(&mut woken) {
                 return tracing::warn!(error = %error.chain(), "stalled instances are not woken; start them");
             }
             std::thread::sleep(WAKE_POLL);
@@ -584,9 +544,12 @@ impl Machines {
             if states.get(&record.uuid) != Some(&State::Stalled) {
                 continue;
             }
-            self.inner.hypervisor.resume(record.uuid)?;
-            if woken.insert(record.uuid) {
-                let entry = Entry::new("instance.resumed", record.name()).detail("its disks are served again");
+            if let Err(error) = self.inner.hypervisor.resume(record.uuid) {
+                // It may have been stopped meanwhile; if not, its turn comes again.
+                tracing::debug!(instance = record.name(), error = %error.chain(), "not woken");
+            } else if woken.insert(record.uuid) {
+                let entry = Entry::new("instance.resumed", record.name())
+                    .detail("its disks are served again");
                 self.inner.store.journal_append(&Who::server(), entry)?;
             }
         }
@@ -594,11 +557,20 @@ impl Machines {
     }
 
     fn claim(&self, name: &str) -> Result<Claim> {
-        let mut busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self
+            .inner
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if busy.insert(name.into()) {
-            return Ok(Claim { inner: Arc::clone(&self.inner), name: name.into() });
+            return Ok(Claim {
+                inner: Arc::clone(&self.inner),
+                name: name.into(),
+            });
         }
-        let context = format!("another operation on instance {name:?} is under way; try again when it is done");
+        let context = format!(
+            "another operation on instance {name:?} is under way; try again when it is done"
+        );
         Err(Error::new(Kind::Conflict, Subject::Record, context))
     }
 
@@ -619,7 +591,11 @@ struct Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        self.inner
+            .busy
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.name);
     }
 }
 
@@ -641,59 +617,13 @@ fn make_directory(path: &Path) -> Result<()> {
 }
 
 fn exists(path: &Path) -> Result<bool> {
-    path.try_exists().map_err(|error| Error::io("look at", path, error))
-}
-
-fn missing(path: &Path, error: std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            Error::new(Kind::NotFound, Subject::Record, format!("there is no file {}", path.display()))
-        }
-        _ => Error::io("look at", path, error),
-    }
-}
-
-/// Consoles say anything: bytes that are not UTF-8 are shown as such, carriage returns left out.
-fn tail(path: &Path, lines: usize) -> Result<Vec<String>> {
-    let mut file = match std::fs::File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        opened => opened.map_err(|error| Error::io("open", path, error))?,
-    };
-    let failed = |error| Error::io("read", path, error);
-    let length = file.metadata().map_err(failed)?.len();
-    let cut = length > TAIL_BYTES_MAX;
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES_MAX))).map_err(failed)?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    let text = String::from_utf8_lossy(&bytes);
-    let mut all: Vec<&str> = text.lines().map(|line| line.trim_matches('\r')).collect();
-    if cut && all.len() > 1 {
-        all.remove(0);
-    }
-    Ok(all[all.len().saturating_sub(lines)..].iter().map(|line| (*line).to_owned()).collect())
+    path.try_exists()
+        .map_err(|error| Error::io("look at", path, error))
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tail_is_the_last_whole_lines() {
-        let directory = tempfile::tempdir().expect("tempdir");
-        let path = directory.path().join("console.log");
-        assert!(tail(&path, 10).expect("no file yet").is_empty());
-        std::fs::write(&path, b"one\r\ntwo\r\n\xff three\npart").expect("write");
-        assert_eq!(tail(&path, 2).expect("tail"), ["\u{fffd} three", "part"]);
-        assert_eq!(tail(&path, 100).expect("tail").len(), 4);
-        assert!(tail(&path, 0).expect("tail").is_empty());
-        let line = "x".repeat(1023) + "\n";
-        std::fs::write(&path, line.repeat(2000)).expect("write");
-        let lines = tail(&path, usize::MAX).expect("tail");
-        assert!(lines.len() <= 1024 && lines.iter().all(|line| line.len() == 1023));
-    }
 }

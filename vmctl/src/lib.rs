@@ -5,7 +5,9 @@
 //! callers on an async runtime.
 
 pub mod api;
+mod console;
 pub mod cpio;
+mod disks;
 pub mod domain;
 pub mod hypervisor;
 mod instance;
@@ -15,6 +17,7 @@ mod record;
 pub mod seed;
 mod spec;
 
-pub use instance::{Console, Host, Machines, Resumed, Sockets};
+pub use console::Console;
+pub use instance::{Host, Machines, Resumed, Sockets};
 pub use record::Instance;
 pub use spec::{DataVolume, InstanceSpec, Network, Root};

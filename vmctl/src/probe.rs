@@ -59,11 +59,19 @@ pub fn verdict(store: &Store, who: &Who, scratch: &Path, forced: bool) -> Result
         Err(why) => (Accelerator::Tcg, why),
     };
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let verdict = Verdict { accelerator, why, kernel, boot_id, took_ms };
+    let verdict = Verdict {
+        accelerator,
+        why,
+        kernel,
+        boot_id,
+        took_ms,
+    };
     tracing::info!(%accelerator, why = %verdict.why, took_ms, "probed KVM");
-    let value = serde_json::to_value(&verdict)
-        .map_err(|error| Error::new(Kind::Internal, Subject::Record, "the verdict has no JSON").because(error))?;
-    let entry = Entry::new("host.probed", RECORD_NAME).detail(format!("{accelerator} ({})", verdict.why));
+    let value = serde_json::to_value(&verdict).map_err(|error| {
+        Error::new(Kind::Internal, Subject::Record, "the verdict has no JSON").because(error)
+    })?;
+    let entry =
+        Entry::new("host.probed", RECORD_NAME).detail(format!("{accelerator} ({})", verdict.why));
     store.record_put(who, RECORD_KIND, RECORD_NAME, &value, Some(entry))?;
     Ok(verdict)
 }
@@ -82,25 +90,36 @@ fn host_fact(name: &str) -> Result<String> {
 
 /// The inner result is the verdict; the outer error is about our own disk.
 fn try_kvm(scratch: &Path, release: &str) -> Result<std::result::Result<String, String>> {
-    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
+    if let Err(error) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+    {
         return Ok(Err(format!("/dev/kvm: {error}")));
     }
     let Some(kernel) = find_kernel(Path::new("/boot"), release) else {
-        return Ok(Err("there is no kernel in /boot to probe KVM with; apt-get install \
+        return Ok(Err(
+            "there is no kernel in /boot to probe KVM with; apt-get install \
                        linux-image-cloud-amd64, then probe again"
-            .into()));
+                .into(),
+        ));
     };
     let Some(busybox) = find_busybox() else {
-        return Ok(Err("there is no static busybox to probe KVM with; apt-get install \
+        return Ok(Err(
+            "there is no static busybox to probe KVM with; apt-get install \
                        busybox-static, then probe again"
-            .into()));
+                .into(),
+        ));
     };
     let path = scratch.join(format!("probe-{}.cpio", uuid::Uuid::new_v4().simple()));
     std::fs::write(&path, initramfs(&busybox)).map_err(|error| Error::io("write", &path, error))?;
     let booted = boot("kvm", &kernel, &path, LIMIT);
     std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
     Ok(match booted {
-        Ok(took) => Ok(format!("a guest booted under KVM in {:.1} s", took.as_secs_f64())),
+        Ok(took) => Ok(format!(
+            "a guest booted under KVM in {:.1} s",
+            took.as_secs_f64()
+        )),
         Err(why) => Err(why),
     })
 }
@@ -114,8 +133,13 @@ fn find_kernel(boot: &Path, release: &str) -> Option<PathBuf> {
         .collect();
     names.sort();
     let running = format!("vmlinuz-{release}");
-    let cloud = names.iter().rev().find(|name| name.ends_with("-cloud-amd64"));
-    let found = cloud.or_else(|| names.iter().find(|name| **name == running)).or(names.last());
+    let cloud = names
+        .iter()
+        .rev()
+        .find(|name| name.ends_with("-cloud-amd64"));
+    let found = cloud
+        .or_else(|| names.iter().find(|name| **name == running))
+        .or(names.last());
     found.map(|name| boot.join(name))
 }
 
@@ -129,14 +153,20 @@ fn find_busybox() -> Option<Vec<u8>> {
 /// Whether a 64-bit little-endian ELF file asks for no interpreter (System V ABI, "Program Header":
 /// `e_phoff` at 32, `e_phentsize` at 54, `e_phnum` at 56, `PT_INTERP` is 3).
 fn is_static(elf: &[u8]) -> bool {
-    let short = |at: usize| Some(usize::from(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?)));
+    let short = |at: usize| {
+        Some(usize::from(u16::from_le_bytes(
+            elf.get(at..at + 2)?.try_into().ok()?,
+        )))
+    };
     let program_headers = || {
         let start = u64::from_le_bytes(elf.get(32..40)?.try_into().ok()?);
         let (start, size, count) = (usize::try_from(start).ok()?, short(54)?, short(56)?);
         (0..count)
             .map(|index| {
                 let at = start.checked_add(index * size)?;
-                Some(u32::from_le_bytes(elf.get(at..at.checked_add(4)?)?.try_into().ok()?))
+                Some(u32::from_le_bytes(
+                    elf.get(at..at.checked_add(4)?)?.try_into().ok()?,
+                ))
             })
             .collect::<Option<Vec<u32>>>()
     };
@@ -147,16 +177,33 @@ fn is_static(elf: &[u8]) -> bool {
 fn initramfs(busybox: &[u8]) -> Vec<u8> {
     let init = format!("#!/bin/busybox sh\necho {WORD}\nexec /bin/busybox poweroff -f\n");
     let mut archive = Archive::new();
-    archive.directory("bin").file("bin/busybox", 0o755, busybox).file("init", 0o755, init.as_bytes());
+    archive
+        .directory("bin")
+        .file("bin/busybox", 0o755, busybox)
+        .file("init", 0o755, init.as_bytes());
     archive.finish()
 }
 
 /// Boots the guest without libvirt, so that the verdict stands where libvirt is not installed. How
 /// long it took to say its word, or why it did not.
-fn boot(accelerator: &str, kernel: &Path, initramfs: &Path, limit: Duration) -> Result<Duration, String> {
+fn boot(
+    accelerator: &str,
+    kernel: &Path,
+    initramfs: &Path,
+    limit: Duration,
+) -> Result<Duration, String> {
     let began = Instant::now();
     let child = Command::new(EMULATOR)
-        .args(["-accel", accelerator, "-machine", "pc", "-m", "128", "-nodefaults", "-no-user-config"])
+        .args([
+            "-accel",
+            accelerator,
+            "-machine",
+            "pc",
+            "-m",
+            "128",
+            "-nodefaults",
+            "-no-user-config",
+        ])
         .args(["-display", "none", "-serial", "stdio", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel)
@@ -170,7 +217,9 @@ fn boot(accelerator: &str, kernel: &Path, initramfs: &Path, limit: Duration) -> 
     let mut guest = match child {
         Ok(child) => Guest(child),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(format!("{EMULATOR} is not installed; apt-get install qemu-system-x86"));
+            return Err(format!(
+                "{EMULATOR} is not installed; apt-get install qemu-system-x86"
+            ));
         }
         Err(error) => return Err(format!("{EMULATOR} does not start: {error}")),
     };
@@ -199,7 +248,10 @@ fn boot(accelerator: &str, kernel: &Path, initramfs: &Path, limit: Duration) -> 
                 ));
             }
             Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(format!("a guest under KVM ended before it was up{}", last_line(&output)));
+                return Err(format!(
+                    "a guest under KVM ended before it was up{}",
+                    last_line(&output)
+                ));
             }
         }
     }
@@ -227,8 +279,16 @@ struct Guest(Child);
 
 impl Guest {
     fn streams(&mut self) -> Vec<Box<dyn Read + Send>> {
-        let stdout = self.0.stdout.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>);
-        let stderr = self.0.stderr.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>);
+        let stdout = self
+            .0
+            .stdout
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn Read + Send>);
+        let stderr = self
+            .0
+            .stderr
+            .take()
+            .map(|stream| Box::new(stream) as Box<dyn Read + Send>);
         stdout.into_iter().chain(stderr).collect()
     }
 }
@@ -249,7 +309,8 @@ mod tests {
     #[test]
     fn the_guest_of_the_probe_boots_under_tcg() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let kernel = find_kernel(Path::new("/boot"), "").expect("apt-get install linux-image-cloud-amd64");
+        let kernel =
+            find_kernel(Path::new("/boot"), "").expect("apt-get install linux-image-cloud-amd64");
         let busybox = find_busybox().expect("apt-get install busybox-static");
         let path = directory.path().join("probe.cpio");
         std::fs::write(&path, initramfs(&busybox)).expect("write");
@@ -259,14 +320,18 @@ mod tests {
     #[test]
     fn a_guest_that_says_nothing_is_ended_at_the_limit() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let kernel = find_kernel(Path::new("/boot"), "").expect("apt-get install linux-image-cloud-amd64");
+        let kernel =
+            find_kernel(Path::new("/boot"), "").expect("apt-get install linux-image-cloud-amd64");
         let path = directory.path().join("empty.cpio");
         let mut archive = Archive::new();
         archive.directory("proc");
         std::fs::write(&path, archive.finish()).expect("write");
         let began = Instant::now();
         let why = boot("tcg", &kernel, &path, Duration::from_millis(300)).expect_err("too short");
-        assert!(why.contains("did not boot") || why.contains("ended before"), "{why}");
+        assert!(
+            why.contains("did not boot") || why.contains("ended before"),
+            "{why}"
+        );
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 
@@ -274,12 +339,20 @@ mod tests {
     fn the_newest_cloud_kernel_is_preferred() {
         let boot = tempfile::tempdir().expect("tempdir");
         assert_eq!(find_kernel(boot.path(), "6.1.0-1-amd64"), None);
-        let names = ["vmlinuz-6.1.0-1-amd64", "vmlinuz-6.1.0-2-cloud-amd64", "vmlinuz-6.1.0-3-cloud-amd64", "initrd.img-9"];
+        let names = [
+            "vmlinuz-6.1.0-1-amd64",
+            "vmlinuz-6.1.0-2-cloud-amd64",
+            "vmlinuz-6.1.0-3-cloud-amd64",
+            "initrd.img-9",
+        ];
         for (count, expected) in [(1, names[0]), (2, names[1]), (4, names[2])] {
             for name in &names[..count] {
                 std::fs::write(boot.path().join(name), "").expect("write");
             }
-            assert_eq!(find_kernel(boot.path(), "6.1.0-1-amd64"), Some(boot.path().join(expected)));
+            assert_eq!(
+                find_kernel(boot.path(), "6.1.0-1-amd64"),
+                Some(boot.path().join(expected))
+            );
         }
     }
 
@@ -288,7 +361,12 @@ mod tests {
         assert!(find_busybox().is_some(), "apt-get install busybox-static");
         let dynamic = std::fs::read("/proc/self/exe").expect("ourselves");
         assert!(!is_static(&dynamic));
-        for junk in [&b""[..], b"#!/bin/sh\n", b"\x7fELF\x02\x01", &[b"\x7fELF\x02\x01".as_slice(), &[0xff; 100]].concat()] {
+        for junk in [
+            &b""[..],
+            b"#!/bin/sh\n",
+            b"\x7fELF\x02\x01",
+            &[b"\x7fELF\x02\x01".as_slice(), &[0xff; 100]].concat(),
+        ] {
             assert!(!is_static(junk));
         }
     }

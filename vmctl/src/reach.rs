@@ -33,7 +33,11 @@ impl Account {
             groups.extend(group_file.lines().filter_map(|line| {
                 let fields: Vec<&str> = line.split(':').collect();
                 let member = fields.get(3)?.split(',').any(|member| member == name);
-                if member { fields.get(2)?.parse::<u32>().ok() } else { None }
+                if member {
+                    fields.get(2)?.parse::<u32>().ok()
+                } else {
+                    None
+                }
             }));
         }
         Self { user, groups }
@@ -43,8 +47,8 @@ impl Account {
     /// Access lists beyond the mode are not read.
     pub(crate) fn check_passage(&self, path: &Path) -> Result<()> {
         for directory in path.ancestors().skip(1).filter(|path| path.is_absolute()) {
-            let meta =
-                std::fs::metadata(directory).map_err(|error| Error::io("look at", directory, error))?;
+            let meta = std::fs::metadata(directory)
+                .map_err(|error| Error::io("look at", directory, error))?;
             if !self.may(&meta, 1) {
                 return Err(Error::new(
                     Kind::Denied,
@@ -112,7 +116,10 @@ mod tests {
     fn groups_come_from_the_databases() {
         let account = Account::from_databases(64055, 64055, PASSWD, GROUP);
         assert_eq!(account.groups, BTreeSet::from([6, 993, 64055]));
-        assert_eq!(Account::from_databases(9, 9, PASSWD, "x").groups, BTreeSet::from([9]));
+        assert_eq!(
+            Account::from_databases(9, 9, PASSWD, "x").groups,
+            BTreeSet::from([9])
+        );
     }
 
     #[test]
@@ -129,17 +136,28 @@ mod tests {
         mode(&inner, 0o755);
         mode(&file, 0o644);
         let closed = directory.path().join("closed");
-        let stranger = Account { user: 64055, groups: BTreeSet::from([64055]) };
+        let stranger = Account {
+            user: 64055,
+            groups: BTreeSet::from([64055]),
+        };
         mode(&closed, 0o700);
         let error = stranger.check_passage(&file).expect_err("closed");
         assert_eq!(error.kind(), Kind::Denied);
-        assert!(error.to_string().contains(closed.to_str().expect("UTF-8")), "{error}");
+        assert!(
+            error.to_string().contains(closed.to_str().expect("UTF-8")),
+            "{error}"
+        );
         mode(&closed, 0o711);
         stranger.check_passage(&file).expect("may pass");
         assert!(stranger.check_use(&file).is_err());
         mode(&file, 0o666);
         stranger.check_use(&file).expect("may use");
         mode(&closed, 0o700);
-        Account { user: 0, groups: BTreeSet::new() }.check_use(&file).expect("root may");
+        Account {
+            user: 0,
+            groups: BTreeSet::new(),
+        }
+        .check_use(&file)
+        .expect("root may");
     }
 }

@@ -101,14 +101,19 @@ impl Record {
 
     /// [`Kind::Conflict`] if there is one of that name.
     pub(crate) fn create(&self, store: &Store, who: &Who) -> Result<()> {
-        store.record_create(who, RECORD_KIND, self.name(), &self.json()?, None).map_err(|error| match error.kind() {
-            Kind::Conflict => Error::new(
-                Kind::Conflict,
-                Subject::Record,
-                format!("there is an instance {:?} already; choose another name, or remove it", self.name()),
-            ),
-            _ => error,
-        })
+        store
+            .record_create(who, RECORD_KIND, self.name(), &self.json()?, None)
+            .map_err(|error| match error.kind() {
+                Kind::Conflict => Error::new(
+                    Kind::Conflict,
+                    Subject::Record,
+                    format!(
+                        "there is an instance {:?} already; choose another name, or remove it",
+                        self.name()
+                    ),
+                ),
+                _ => error,
+            })
     }
 
     pub(crate) fn put(&self, store: &Store, who: &Who, entry: Option<Entry>) -> Result<()> {
@@ -132,7 +137,9 @@ impl Record {
 
     pub(crate) fn list(store: &Store) -> Result<Vec<Self>> {
         let all = store.record_list(RECORD_KIND)?;
-        all.into_iter().map(|(name, value)| parse(&name, value)).collect()
+        all.into_iter()
+            .map(|(name, value)| parse(&name, value))
+            .collect()
     }
 
     fn json(&self) -> Result<serde_json::Value> {

@@ -30,7 +30,10 @@ impl Seed<'_> {
     /// Its files, by name.
     pub fn files(&self) -> Vec<(&'static str, String)> {
         let mut files = vec![
-            ("user-data", self.user_data.unwrap_or("#cloud-config\n{}\n").to_owned()),
+            (
+                "user-data",
+                self.user_data.unwrap_or("#cloud-config\n{}\n").to_owned(),
+            ),
             ("meta-data", self.meta_data()),
         ];
         if let Some(network) = self.network_config {
@@ -48,7 +51,11 @@ impl Seed<'_> {
         ];
         if !self.ssh_keys.is_empty() {
             lines.push("public-keys:".into());
-            lines.extend(self.ssh_keys.iter().map(|key| format!("  - {}", quoted(key))));
+            lines.extend(
+                self.ssh_keys
+                    .iter()
+                    .map(|key| format!("  - {}", quoted(key))),
+            );
         }
         lines.join("\n") + "\n"
     }
@@ -60,7 +67,16 @@ impl Seed<'_> {
         let parent = target.parent().unwrap_or(Path::new("."));
         let staging = Staging::new(parent)?;
         let mut command = Command::new("genisoimage");
-        command.args(["-quiet", "-volid", "cidata", "-joliet", "-rock", "-input-charset", "utf-8", "-output"]);
+        command.args([
+            "-quiet",
+            "-volid",
+            "cidata",
+            "-joliet",
+            "-rock",
+            "-input-charset",
+            "utf-8",
+            "-output",
+        ]);
         command.arg(staging.0.join("seed.iso"));
         for (name, text) in self.files() {
             let path = staging.0.join(name);
@@ -80,14 +96,19 @@ impl Seed<'_> {
             return Err(Error::new(
                 Kind::Internal,
                 Subject::Record,
-                format!("genisoimage could not make {} ({})", target.display(), output.status),
+                format!(
+                    "genisoimage could not make {} ({})",
+                    target.display(),
+                    output.status
+                ),
             )
             .because(said));
         }
         let made = staging.0.join("seed.iso");
         std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o600))
             .map_err(|error| Error::io("set the mode of", &made, error))?;
-        std::fs::rename(&made, target).map_err(|error| Error::io("rename the seed to", target, error))
+        std::fs::rename(&made, target)
+            .map_err(|error| Error::io("rename the seed to", target, error))
     }
 }
 
@@ -146,25 +167,42 @@ mod tests {
         seed.write(&image).expect("and again over it");
         assert!(isoinfo(&image, &["-d"]).contains("Volume id: cidata"));
         assert_eq!(isoinfo(&image, &["-R", "-x", "/user-data"]), user_data);
-        assert_eq!(isoinfo(&image, &["-R", "-x", "/network-config"]), "version: 2\n");
+        assert_eq!(
+            isoinfo(&image, &["-R", "-x", "/network-config"]),
+            "version: 2\n"
+        );
         assert_eq!(
             isoinfo(&image, &["-J", "-x", "/meta-data"]),
             "instance-id: \"i-1\"\nlocal-hostname: \"web1\"\npublic-keys:\n  - \"ssh-ed25519 AAAA \\\"me\\\" # not a comment\"\n"
         );
-        let mode = std::fs::metadata(&image).expect("image").permissions().mode();
+        let mode = std::fs::metadata(&image)
+            .expect("image")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(std::fs::read_dir(directory.path()).expect("list").count(), 1);
+        assert_eq!(
+            std::fs::read_dir(directory.path()).expect("list").count(),
+            1
+        );
     }
 
     #[test]
     fn without_user_data_there_is_an_empty_cloud_config() {
-        let seed =
-            Seed { instance_id: "i", hostname: "h", user_data: None, network_config: None, ssh_keys: &[] };
+        let seed = Seed {
+            instance_id: "i",
+            hostname: "h",
+            user_data: None,
+            network_config: None,
+            ssh_keys: &[],
+        };
         assert_eq!(
             seed.files(),
             vec![
                 ("user-data", "#cloud-config\n{}\n".to_owned()),
-                ("meta-data", "instance-id: \"i\"\nlocal-hostname: \"h\"\n".to_owned()),
+                (
+                    "meta-data",
+                    "instance-id: \"i\"\nlocal-hostname: \"h\"\n".to_owned()
+                ),
             ]
         );
     }

@@ -136,10 +136,15 @@ impl InstanceSpec {
             check_path("boot_file", path)?;
         }
         if self.root_bytes.is_some() && self.image.is_none() {
-            return Err(invalid("root_bytes sizes the clone of an image; without image it has no meaning"));
+            return Err(invalid(
+                "root_bytes sizes the clone of an image; without image it has no meaning",
+            ));
         }
         if self.vcpus == 0 || self.vcpus > VCPUS_MAX {
-            return Err(invalid(format!("vcpus {} is not between 1 and {VCPUS_MAX}", self.vcpus)));
+            return Err(invalid(format!(
+                "vcpus {} is not between 1 and {VCPUS_MAX}",
+                self.vcpus
+            )));
         }
         if self.memory_mib < MEMORY_MIB_MIN || self.memory_mib > MEMORY_MIB_MAX {
             return Err(invalid(format!(
@@ -158,7 +163,10 @@ impl InstanceSpec {
                 return Err(invalid(format!("data volume {volume} is named twice")));
             }
         }
-        for text in [&self.user_data, &self.network_config].into_iter().flatten() {
+        for text in [&self.user_data, &self.network_config]
+            .into_iter()
+            .flatten()
+        {
             if text.len() > SEED_TEXT_BYTES_MAX {
                 return Err(invalid(format!(
                     "user data or network configuration of {} bytes; {SEED_TEXT_BYTES_MAX} is the most",
@@ -166,7 +174,9 @@ impl InstanceSpec {
                 )));
             }
         }
-        self.ssh_keys.iter().try_for_each(|key| check_ssh_key(key))?;
+        self.ssh_keys
+            .iter()
+            .try_for_each(|key| check_ssh_key(key))?;
         for (name, path) in [("kernel", &self.kernel), ("initrd", &self.initrd)] {
             if let Some(path) = path {
                 check_path(name, path)?;
@@ -193,7 +203,9 @@ impl InstanceSpec {
             (Some(image), None, None) => Ok(Root::Image(image)),
             (None, Some(volume), None) => Ok(Root::Volume(volume)),
             (None, None, Some(file)) => Ok(Root::File(file)),
-            _ => Err(invalid("name exactly one of image, root_volume and boot_file to boot from")),
+            _ => Err(invalid(
+                "name exactly one of image, root_volume and boot_file to boot from",
+            )),
         }
     }
 
@@ -224,11 +236,17 @@ impl FromStr for DataVolume {
                      s3://data/set.img, data1:ro or data1:rw"
                 )));
             }
-            return Ok(Self::Named { name: source.into(), writable });
+            return Ok(Self::Named {
+                name: source.into(),
+                writable,
+            });
         };
         match object.split_once('/') {
             Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() && !writable => {
-                Ok(Self::Object { bucket: bucket.into(), key: key.into() })
+                Ok(Self::Object {
+                    bucket: bucket.into(),
+                    key: key.into(),
+                })
             }
             Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() => Err(invalid(format!(
                 "{text:?}: an object can be attached read-only only; for a disk to write, register it \
@@ -245,8 +263,14 @@ impl fmt::Display for DataVolume {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object { bucket, key } => write!(out, "s3://{bucket}/{key}:ro"),
-            Self::Named { name, writable: false } => write!(out, "{name}:ro"),
-            Self::Named { name, writable: true } => write!(out, "{name}:rw"),
+            Self::Named {
+                name,
+                writable: false,
+            } => write!(out, "{name}:ro"),
+            Self::Named {
+                name,
+                writable: true,
+            } => write!(out, "{name}:rw"),
         }
     }
 }
@@ -259,7 +283,9 @@ impl FromStr for Network {
             None if text == "user" => Ok(Self::User),
             None if text == "none" => Ok(Self::None),
             Some(("bridge", name)) if is_interface(name) => Ok(Self::Bridge(name.into())),
-            _ => Err(invalid(format!("network {text:?} is none of user, none, bridge:<name>"))),
+            _ => Err(invalid(format!(
+                "network {text:?} is none of user, none, bridge:<name>"
+            ))),
         }
     }
 }
@@ -320,7 +346,10 @@ fn check_name(name: &str) -> Result<()> {
 
 fn check_path(what: &str, path: &Path) -> Result<()> {
     let Some(text) = path.to_str() else {
-        return Err(invalid(format!("{what} {} is not UTF-8; libvirt cannot be told it", path.display())));
+        return Err(invalid(format!(
+            "{what} {} is not UTF-8; libvirt cannot be told it",
+            path.display()
+        )));
     };
     check_text(what, text)?;
     if path.is_absolute() {
@@ -334,14 +363,18 @@ fn check_text(what: &str, text: &str) -> Result<()> {
     let foreign = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
     match text.chars().find(|c| foreign(*c)) {
         None => Ok(()),
-        Some(c) => Err(invalid(format!("{what} {text:?} holds the control character {c:?}"))),
+        Some(c) => Err(invalid(format!(
+            "{what} {text:?} holds the control character {c:?}"
+        ))),
     }
 }
 
 /// As OpenSSH writes them (sshd(8), "AUTHORIZED_KEYS FILE FORMAT"), without options in front.
 fn check_ssh_key(key: &str) -> Result<()> {
     let kind = key.split(' ').next().unwrap_or_default();
-    let known = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"].iter().any(|start| kind.starts_with(start));
+    let known = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-"]
+        .iter()
+        .any(|start| kind.starts_with(start));
     let shown: String = key.chars().take(40).collect();
     if !known || !key.contains(' ') || key.len() > 16 * 1024 {
         return Err(invalid(format!(
@@ -354,7 +387,9 @@ fn check_ssh_key(key: &str) -> Result<()> {
 /// IFNAMSIZ of Linux is 16 with the closing zero.
 fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 fn invalid(context: impl Into<String>) -> Error {
@@ -386,7 +421,18 @@ mod tests {
         for name in ["a", "web1", "web-1", &"a".repeat(50)] {
             spec(name).validate().expect(name);
         }
-        for name in ["", "-a", "a-", "A", "a_b", "a.b", "../a", "a b", "ä", &"a".repeat(51)] {
+        for name in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a.b",
+            "../a",
+            "a b",
+            "ä",
+            &"a".repeat(51),
+        ] {
             assert!(refused(&spec(name)).contains("host name"), "{name}");
         }
     }
@@ -425,7 +471,12 @@ mod tests {
         let mut good = spec("web1");
         good.ssh_keys = vec!["ssh-ed25519 AAAAC3 me@here".into()];
         good.validate().expect("a key");
-        for key in ["", "hello", "-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-ed25519 AAAA\nruncmd: [x]"] {
+        for key in [
+            "",
+            "hello",
+            "-----BEGIN OPENSSH PRIVATE KEY-----",
+            "ssh-ed25519 AAAA\nruncmd: [x]",
+        ] {
             let mut bad = spec("web1");
             bad.ssh_keys = vec![key.into()];
             refused(&bad);
@@ -435,14 +486,29 @@ mod tests {
     #[test]
     fn data_volumes_are_read_only_unless_asked_otherwise() {
         let parse = |text: &str| text.parse::<DataVolume>();
-        let named = |name: &str, writable| DataVolume::Named { name: name.into(), writable };
+        let named = |name: &str, writable| DataVolume::Named {
+            name: name.into(),
+            writable,
+        };
         assert_eq!(parse("data1").expect("name"), named("data1", false));
         assert_eq!(parse("data1:ro").expect("name"), named("data1", false));
         assert_eq!(parse("data1:rw").expect("name"), named("data1", true));
-        let object = DataVolume::Object { bucket: "b".into(), key: "dir/x y.img".into() };
+        let object = DataVolume::Object {
+            bucket: "b".into(),
+            key: "dir/x y.img".into(),
+        };
         assert_eq!(parse("s3://b/dir/x y.img").expect("object"), object);
         assert_eq!(parse(&object.to_string()).expect("object"), object);
-        for text in ["s3://b/k:rw", "s3://b", "s3://b/", "s3:///k", "", ":rw", "a/b", "x:y:ro"] {
+        for text in [
+            "s3://b/k:rw",
+            "s3://b",
+            "s3://b/",
+            "s3:///k",
+            "",
+            ":rw",
+            "a/b",
+            "x:y:ro",
+        ] {
             assert_eq!(parse(text).expect_err(text).kind(), Kind::Invalid);
         }
     }
@@ -452,7 +518,13 @@ mod tests {
         for text in ["user", "none", "bridge:br0"] {
             assert_eq!(text.parse::<Network>().expect(text).to_string(), text);
         }
-        for text in ["", "tap", "bridge:", "bridge:a/b", "bridge:0123456789abcdef"] {
+        for text in [
+            "",
+            "tap",
+            "bridge:",
+            "bridge:a/b",
+            "bridge:0123456789abcdef",
+        ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }
@@ -460,9 +532,16 @@ mod tests {
     #[test]
     fn a_spec_in_json_has_defaults_and_refuses_unknown_fields() {
         let spec: InstanceSpec =
-            serde_json::from_str(r#"{"name":"web1","image":"debian-12","volumes":["s3://b/k"]}"#).expect("spec");
-        assert_eq!((spec.vcpus, spec.memory_mib, &spec.network), (1, 512, &Network::User));
+            serde_json::from_str(r#"{"name":"web1","image":"debian-12","volumes":["s3://b/k"]}"#)
+                .expect("spec");
+        assert_eq!(
+            (spec.vcpus, spec.memory_mib, &spec.network),
+            (1, 512, &Network::User)
+        );
         assert!(serde_json::from_str::<InstanceSpec>(r#"{"name":"web1","imgae":"x"}"#).is_err());
-        assert!(serde_json::from_str::<InstanceSpec>(r#"{"name":"web1","volumes":["s3://b"]}"#).is_err());
+        assert!(
+            serde_json::from_str::<InstanceSpec>(r#"{"name":"web1","volumes":["s3://b"]}"#)
+                .is_err()
+        );
     }
 }

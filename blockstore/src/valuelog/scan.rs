@@ -61,7 +61,9 @@ pub(crate) fn scan(file: &dyn DiskFile, segment: SegmentId, verify_from: u64) ->
     file.read_at(0, &mut page)?;
     let header = match SegmentHeader::decode(&page) {
         Ok(header) if header.segment == segment => header,
-        Ok(_) | Err(FormatError::Invalid { .. }) => return Ok(None),
+        // Somebody's data under a wrong name must not be taken for a segment that was never synced.
+        Ok(_) => return Err(FormatError::Invalid { what: "segment: its header names another one" }.into()),
+        Err(FormatError::Invalid { .. }) => return Ok(None),
         Err(newer) => return Err(newer.into()),
     };
     // A torn footer is no footer: the segment was being sealed.

@@ -84,8 +84,27 @@ fn rows<T: serde::de::DeserializeOwned>(catalog: &Catalog, prefix: &[u8]) -> Res
 struct Begin {
     sealed: SealedMap,
     label: String,
-    /// The row that must still be there when the pin is made.
-    row: Vec<u8>,
+    origin: Origin,
+}
+
+impl Begin {
+    /// The origin must still show the same map when the pin is made.
+    fn still_there(&self, txn: &Txn<'_>) -> Result<()> {
+        let now = match &self.origin {
+            Origin::Empty => return Ok(()),
+            Origin::Image(id) => crate::image::row::find(txn, id)?.sealed,
+            Origin::Snapshot(id) => {
+                let at = key(SNAPSHOTS, id);
+                let row = txn.get(&at)?.ok_or_else(|| missing(Subject::Snapshot, "snapshot", id))?;
+                keys::decode::<SnapshotInfo>(&at, &row)?.sealed
+            }
+        };
+        if now == self.sealed {
+            return Ok(());
+        }
+        let text = format!("{} was replaced meanwhile; try again", self.label);
+        Err(Error::new(Kind::Conflict, Subject::Volume, text))
+    }
 }
 
 impl Store {
@@ -135,10 +154,8 @@ impl Store {
                 let text = format!("volume {:?} exists already; choose another name", row.name);
                 return Err(Error::new(Kind::Conflict, Subject::Volume, text));
             }
-            if let Some(begin) = &begin
-                && txn.get(&begin.row)?.is_none()
-            {
-                return Err(missing(Subject::Volume, "origin", &begin.label));
+            if let Some(begin) = &begin {
+                begin.still_there(txn)?;
             }
             let map_row = MapRow {
                 log: LogId(map.0),
@@ -166,13 +183,12 @@ impl Store {
             Origin::Empty => None,
             Origin::Image(name) => {
                 let image = self.image(name)?;
-                let row = key(crate::image::row::IMAGES, &image.id);
-                Some(Begin { sealed: image.sealed, label: format!("image:{name}"), row })
+                Some(Begin { sealed: image.sealed, label: format!("image:{name}"), origin: Origin::Image(image.id) })
             }
             Origin::Snapshot(name) => {
                 let snapshot = self.snapshot(name)?;
-                let row = key(SNAPSHOTS, &snapshot.id);
-                Some(Begin { sealed: snapshot.sealed, label: format!("snapshot:{name}"), row })
+                let origin = Origin::Snapshot(snapshot.id);
+                Some(Begin { sealed: snapshot.sealed, label: format!("snapshot:{name}"), origin })
             }
         })
     }

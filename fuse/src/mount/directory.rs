@@ -298,6 +298,53 @@ mod tests {
             .collect()
     }
 
+    #[test]
+    fn a_listing_goes_on_where_it_was_and_can_jump_back_over_pages() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path(), blockstore::Options::default()).unwrap();
+        let who = blockstore::Who::server();
+        store.bucket_create(&who, "many").unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (store, who) = (&store, &who);
+                scope.spawn(move || {
+                    for number in 0..PAGE_KEYS / 8 + 20 {
+                        let body = store.object_writer("many").unwrap();
+                        let key = format!("{thread}-{number:03}");
+                        body.commit(who, &key, ObjectMeta::default(), &Default::default())
+                            .unwrap();
+                    }
+                });
+            }
+        });
+        let mut listing = Listing::new(Node::Directory {
+            bucket: "many".into(),
+            prefix: String::new(),
+        });
+        let mut from = |mut at: u64| {
+            let mut names = Vec::new();
+            loop {
+                let before = at;
+                listing
+                    .visit(&store, before, &mut |position, entry| {
+                        names.push(entry.name.clone());
+                        at = position;
+                        position - before == 7
+                    })
+                    .unwrap();
+                if at == before {
+                    return names;
+                }
+            }
+        };
+        let all = from(0);
+        assert_eq!(all.len(), (PAGE_KEYS / 8 + 20) * 8);
+        assert!(all.is_sorted());
+        assert_eq!(from(PAGE_KEYS as u64 - 3), all[PAGE_KEYS - 3..]);
+        assert_eq!(from(5), all[5..], "back over the border of a page");
+        assert_eq!(from(all.len() as u64 + 9), [""; 0]);
+    }
+
     fn never(prefix: &str) -> Result<bool> {
         panic!("asked about {prefix}")
     }

@@ -41,7 +41,6 @@ mod volume_file;
 pub use mountpoint::MountError;
 
 use blockstore::Store;
-use mountpoint::Ended;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -50,8 +49,9 @@ use tree::Tree;
 
 /// The source field of our lines in the mount table.
 const SOURCE: &str = "infall";
-/// How long unmounting waits for requests under way.
-const UNMOUNT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the kernel gets to end a connection that was unmounted. It does not end one that it
+/// may not abort while files are open, or that another mount namespace has a copy of.
+const KERNEL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a mount is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,22 +139,22 @@ impl Mounted {
         let Some(server) = self.server.take() else {
             return Ok(());
         };
-        if !server.is_finished() && mountpoint::end(&self.path)? == Ended::Nameless {
-            // The server goes on to tell so to those who still have files open, until they close them.
-            return self.unflushed(self.tree.end());
+        if !server.is_finished() {
+            mountpoint::end(&self.path)?;
         }
-        let deadline = Instant::now() + UNMOUNT_PATIENCE;
+        let deadline = Instant::now() + KERNEL_PATIENCE;
         while !server.is_finished() {
             if Instant::now() > deadline {
-                let (path, seconds) = (self.path.clone(), UNMOUNT_PATIENCE.as_secs());
-                return Err(MountError::Stuck { path, seconds });
+                // The kernel goes on asking for files that are open, and the server to tell of the
+                // end, until they are closed. The tree is over now.
+                return self.unflushed(self.tree.end());
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         let panicked = |_| Err(std::io::Error::other("the serving thread panicked"));
         let (served, flushed) = server
             .join()
-            .unwrap_or_else(|panic| (panicked(panic), Ok(())));
+            .unwrap_or_else(|panic| (panicked(panic), self.tree.end()));
         self.unflushed(flushed)?;
         served.map_err(|error| MountError::system("serve", &self.path, error))
     }

@@ -73,14 +73,6 @@ pub enum MountError {
         #[source]
         source: std::io::Error,
     },
-    /// Requests under way did not end.
-    #[error("{} is unmounted, but requests under way did not end in {seconds} s; what was not synced may be lost", path.display())]
-    Stuck {
-        /// The mountpoint.
-        path: PathBuf,
-        /// How long they were waited for.
-        seconds: u64,
-    },
     /// What was written could not all be brought to the device.
     #[error("{} is unmounted, but the last flush failed: {reason}", path.display())]
     Unflushed {
@@ -106,7 +98,6 @@ impl MountError {
                 Kind::Denied
             }
             Self::System { .. } => Kind::Internal,
-            Self::Stuck { .. } => Kind::Unavailable,
             Self::Unflushed { .. } => Kind::Internal,
         }
     }
@@ -189,40 +180,36 @@ struct Mount {
     /// The number under which the kernel knows a FUSE connection.
     minor: u32,
     path: PathBuf,
+    file_system: String,
     source: String,
 }
 
-/// The topmost FUSE mount at exactly `path`.
+/// The FUSE mount that is topmost at exactly `path`.
 fn mount_at(path: &Path) -> Result<Option<Mount>, MountError> {
     let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| MountError::system("find in /proc/self/mountinfo", path, error))?;
-    Ok(table
+    let mut lines = table
         .split(|&byte| byte == b'\n')
         .rev()
-        .filter_map(fuse_mount)
-        .find(|mount| mount.path == path))
+        .filter_map(mount_of);
+    let topmost = lines.find(|mount| mount.path == path);
+    Ok(topmost
+        .filter(|mount| mount.file_system == "fuse" || mount.file_system.starts_with("fuse.")))
 }
 
-/// A FUSE mount from a line of mountinfo (proc_pid_mountinfo(5)): `36 35 0:98 / /mnt rw … - fuse infall rw,…`.
-fn fuse_mount(line: &[u8]) -> Option<Mount> {
+/// A mount from a line of mountinfo (proc_pid_mountinfo(5)):
+/// `36 35 0:98 / /mnt rw … - fuse.infall infall rw,…`.
+fn mount_of(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
     let dash = fields.iter().position(|field| *field == b"-")?;
     let (device, path) = (fields.get(2)?, fields.get(4)?);
-    let (kind, source) = (fields.get(dash + 1)?, fields.get(dash + 2)?);
-    if *kind != b"fuse" && !kind.starts_with(b"fuse.") {
-        return None;
-    }
-    let minor = std::str::from_utf8(device)
-        .ok()?
-        .split_once(':')?
-        .1
-        .parse()
-        .ok()?;
-    let source = String::from_utf8_lossy(source).into_owned();
+    let (file_system, source) = (fields.get(dash + 1)?, fields.get(dash + 2)?);
+    let minor = std::str::from_utf8(device).ok()?.split_once(':')?.1;
     Some(Mount {
-        minor,
+        minor: minor.parse().ok()?,
         path: unescaped(path),
-        source,
+        file_system: String::from_utf8_lossy(file_system).into_owned(),
+        source: String::from_utf8_lossy(source).into_owned(),
     })
 }
 
@@ -282,39 +269,24 @@ fn fusermount(path: &Path, how: &str) -> Result<(), MountError> {
     Err(MountError::system("unmount (by fusermount3)", path, failed))
 }
 
-/// How a mount ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// The kernel asks no more.
-    Closed,
-    /// The name is gone, but files are open and the kernel goes on asking about them: whoever is
-    /// not root cannot abort a connection where fusectl is not mounted.
-    Nameless,
-}
-
-/// Ends a live mount. Where files are open, the connection is aborted if it can be.
-pub(super) fn end(path: &Path) -> Result<Ended, MountError> {
-    let minor = mount_at(path)?
-        .filter(|mount| mount.source == SOURCE)
-        .map(|mount| mount.minor);
-    let Some(minor) = minor else {
-        return Ok(Ended::Nameless);
-    };
+/// Takes the name of a live mount away. Where files are open, the connection is aborted if it can
+/// be: by root, or where fusectl is mounted.
+pub(super) fn end(path: &Path) -> Result<(), MountError> {
+    let mount = mount_at(path)?.filter(|mount| mount.source == SOURCE);
+    let Some(mount) = mount else { return Ok(()) };
     match unmount(path, UnmountFlags::NOFOLLOW) {
-        Ok(()) => return Ok(Ended::Closed),
-        Err(Errno::PERM) if fusermount(path, "-u").is_ok() => return Ok(Ended::Closed),
+        Ok(()) => return Ok(()),
+        Err(Errno::PERM) if fusermount(path, "-u").is_ok() => return Ok(()),
         Err(_) => {}
     }
-    // MNT_FORCE aborts the connection, and says EBUSY as long as files are open: that is expected.
-    let forced = unmount(path, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
-    let aborted = forced != Err(Errno::PERM)
-        || std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").is_ok();
-    detach(path)?;
-    Ok(if aborted {
-        Ended::Closed
-    } else {
-        Ended::Nameless
-    })
+    // MNT_FORCE aborts, and says EBUSY as long as files are open: that is expected.
+    if unmount(path, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) == Err(Errno::PERM) {
+        let control = format!("/sys/fs/fuse/connections/{}/abort", mount.minor);
+        if let Err(error) = std::fs::write(&control, "1") {
+            tracing::debug!(%control, %error, "cannot abort the connection");
+        }
+    }
+    detach(path)
 }
 
 #[cfg(test)]
@@ -323,28 +295,23 @@ mod tests {
 
     #[test]
     fn a_line_of_the_mount_table_is_read_with_its_escapes() {
-        let line = br"36 35 0:98 / /mnt/a\040b\134c rw,nosuid shared:1 - fuse infall rw,user_id=0";
-        let mount = fuse_mount(line).unwrap();
-        assert_eq!(
-            mount,
-            Mount {
-                minor: 98,
-                path: r"/mnt/a b\c".into(),
-                source: "infall".into()
-            }
-        );
-        let helper = b"36 35 0:7 / /m rw - fuse.infall infall rw";
-        assert_eq!(fuse_mount(helper).unwrap().minor, 7);
+        let line =
+            br"36 35 0:98 / /mnt/a\040b\134c rw,nosuid shared:1 - fuse.infall infall rw,user_id=0";
+        let expected = Mount {
+            minor: 98,
+            path: r"/mnt/a b\c".into(),
+            file_system: "fuse.infall".into(),
+            source: "infall".into(),
+        };
+        assert_eq!(mount_of(line), Some(expected));
+        assert_eq!(mount_of(b""), None);
+        assert_eq!(mount_of(b"36 35 0:98 / /mnt rw fuse infall"), None);
     }
 
     #[test]
-    fn other_lines_are_no_fuse_mounts() {
-        assert_eq!(fuse_mount(b""), None);
-        assert_eq!(fuse_mount(b"36 35 254:0 / / rw - ext4 /dev/vda rw"), None);
-        assert_eq!(
-            fuse_mount(b"36 35 0:9 / /sys/fs/fuse rw - fusectl fusectl rw"),
-            None
-        );
+    fn a_mount_of_another_kind_is_no_fuse_mount() {
+        assert_eq!(mount_at(Path::new("/proc")).unwrap(), None);
+        assert_eq!(mount_at(Path::new("/no/mount")).unwrap(), None);
     }
 
     #[test]

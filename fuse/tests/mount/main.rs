@@ -1,6 +1,6 @@
 //! The FUSE mount through the kernel: its promises (`src/mount/mod.rs`), each with real programs.
 //!
-//! It needs /dev/fuse and, on the PATH: dd, fallocate, cp, python3, qemu-img, mkfs.ext4, e2fsck,
+//! It needs /dev/fuse and, on the PATH: dd, fallocate, cp, python3, qemu-img, qemu-io, mkfs.ext4, e2fsck,
 //! debugfs, fio, fusermount3. A missing one is a failure.
 
 mod buckets;

@@ -2,7 +2,7 @@
 
 use crate::lab::{Lab, MIB, attempt, noise, run, text, who};
 use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 #[test]
 fn qemu_img_reads_and_writes_a_volume() {
@@ -94,6 +94,47 @@ fn qemu_img_reads_and_writes_a_volume() {
         ],
     );
     assert!(!refused.status.success(), "without -n it would truncate");
+}
+
+#[test]
+fn qemu_writes_discards_and_flushes_in_every_cache_mode() {
+    let lab = Lab::new();
+    for (mode, engine) in [
+        ("none", "native"),
+        ("none", "io_uring"),
+        ("writeback", "threads"),
+        ("writethrough", "threads"),
+    ] {
+        let name = format!("{mode}-{engine}");
+        let file = lab.volume(&name, 16 * MIB);
+        let syncs = lab.store.stats().unwrap().syncs;
+        let commands = [
+            "write -P 7 1M 4M",
+            "flush",
+            "discard 2M 1M",
+            "write -z 3M 1M",
+            "read -P 7 1M 1M",
+            "read -P 0 2M 2M",
+            "read -P 7 4M 1M",
+        ];
+        let mut arguments = vec!["-f", "raw", "-d", "unmap", "-t", mode, "-i", engine];
+        arguments.extend(commands.iter().flat_map(|command| ["-c", command]));
+        arguments.push(text(&file));
+        let said = run("qemu-io", &arguments);
+        assert!(
+            !said.contains("failed") && !said.contains("differs"),
+            "{name}: {said}"
+        );
+        assert!(
+            lab.store.stats().unwrap().syncs > syncs,
+            "{name}: flush reaches the device"
+        );
+        assert_eq!(
+            file.metadata().unwrap().blocks() * 512,
+            2 * MIB,
+            "{name}: discard frees"
+        );
+    }
 }
 
 #[test]

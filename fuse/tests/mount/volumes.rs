@@ -244,10 +244,10 @@ fn a_punched_range_is_freed_and_reads_as_zeroes() {
 #[test]
 fn seek_finds_data_and_holes_and_copies_stay_sparse() {
     let lab = Lab::new();
-    let file = lab.volume("disk", 1 << 40);
+    let file = lab.volume("disk", 64 << 40);
     let open = write(&file);
     open.write_all_at(&noise(4, 1 << 20), MIB).unwrap();
-    open.write_all_at(&noise(5, 4096), (1 << 40) - 4096)
+    open.write_all_at(&noise(5, 4096), (64 << 40) - 4096)
         .unwrap();
     let script = "import os, sys
 f = os.open(sys.argv[1], os.O_RDONLY)
@@ -265,7 +265,7 @@ print(' '.join(out), end)";
         "{}+{} {}+4096 {}\n",
         MIB,
         MIB,
-        (1u64 << 40) - 4096,
+        (64u64 << 40) - 4096,
         libc::ENXIO
     );
     assert_eq!(found, expected);
@@ -350,6 +350,18 @@ fn the_time_of_modification_follows_writes() {
     assert!(file.metadata().unwrap().modified().unwrap() > before);
     run("touch", &["-d", "2030-01-01T00:00:00Z", text(&file)]);
     assert_eq!(file.metadata().unwrap().mtime(), 1_893_456_000);
+}
+
+#[test]
+fn the_room_shown_is_the_stores() {
+    let lab = Lab::new();
+    let room = rustix::fs::statvfs(lab.path("")).unwrap();
+    let free_bytes = lab.store.stats().unwrap().free_bytes;
+    assert!(
+        (room.f_bavail * room.f_frsize).abs_diff(free_bytes) < 1 << 30,
+        "{room:?}, {free_bytes} free"
+    );
+    assert!(room.f_blocks >= room.f_bfree);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!    entries of what it changed carry.
 //! 3. Payload never travels here: objects move over S3, blocks over NBD.
 //!
-//! The routes are one table ([`routes`]), so that a test can hold `openapi.json` against it.
+//! The routes are one table (`routes`), so that a test can hold `openapi.json` against it.
 
 mod buckets;
 mod error;

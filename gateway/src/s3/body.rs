@@ -10,6 +10,7 @@
 use super::checksum::{Algorithm, Digests};
 use super::chunked::{Framing, Misframed, SIGNED_CHUNK_BYTES_MAX};
 use super::claims::Claims;
+use super::drain::Drained;
 use super::{XML_BYTES_MAX, admission};
 use bytes::Bytes;
 use http::request::Parts;
@@ -50,7 +51,7 @@ pub(super) struct Refused;
 
 /// A request's body, watched.
 pub(super) struct Watched {
-    inner: axum::body::Body,
+    inner: Drained,
     framing: Option<Framing>,
     document: Option<Document>,
     onward: VecDeque<Bytes>,
@@ -70,7 +71,7 @@ struct Document {
 
 impl Watched {
     /// InvalidDigest or InvalidRequest where the headers make no sense.
-    pub(super) fn new(parts: &Parts, inner: axum::body::Body, fault: Fault) -> S3Result<Self> {
+    pub(super) fn new(parts: &Parts, inner: Drained, fault: Fault) -> S3Result<Self> {
         let framing = admission::framing(&parts.headers).map(Framing::new);
         let document = if is_document(parts) {
             Some(Document::announced_by(parts)?)
@@ -316,9 +317,13 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
+    fn drained(parts: &Parts, body: impl Into<axum::body::Body>) -> Drained {
+        Drained::new(&parts.headers, body.into())
+    }
+
     async fn read(parts: &Parts, body: impl Into<axum::body::Body>) -> Result<Vec<u8>, String> {
         let fault = Fault::default();
-        let watched = Watched::new(parts, body.into(), fault.clone()).unwrap();
+        let watched = Watched::new(parts, drained(parts, body), fault.clone()).unwrap();
         match watched.collect().await {
             Ok(all) => Ok(all.to_bytes().to_vec()),
             Err(Refused) => Err(fault.take().unwrap().code().as_str().to_owned()),
@@ -355,7 +360,7 @@ mod tests {
         ];
         let delete = parts("POST", "/bucket?delete", &pairs);
         let fault = Fault::default();
-        let body = axum::body::Body::from("hellO");
+        let body = drained(&delete, "hellO");
         let mut watched = Watched::new(&delete, body, fault.clone()).unwrap();
         assert!(watched.frame().await.unwrap().is_err());
         assert_eq!(fault.take().unwrap().code().as_str(), "BadDigest");
@@ -364,11 +369,11 @@ mod tests {
     #[tokio::test]
     async fn a_document_without_measure_is_refused_by_its_length() {
         let long = parts("POST", "/bucket?delete", &[("content-length", "4194305")]);
-        let refused = Watched::new(&long, axum::body::Body::empty(), Fault::default());
+        let refused = Watched::new(&long, drained(&long, ""), Fault::default());
         assert!(refused.is_err_and(|refused| *refused.code() == s3s::S3ErrorCode::MaxMessageLengthExceeded));
         // The bytes of an object have another measure.
         let put = parts("PUT", "/bucket/key", &[("content-length", "4194305")]);
-        assert!(Watched::new(&put, axum::body::Body::empty(), Fault::default()).is_ok());
+        assert!(Watched::new(&put, drained(&put, ""), Fault::default()).is_ok());
     }
 
     #[tokio::test]

@@ -6,8 +6,10 @@
 //! ```
 
 use super::body::{Fault, Watched};
+use super::drain::Drained;
 use super::{admission, error};
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::header::CONTENT_RANGE;
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use s3s::service::S3Service;
 use s3s::{S3Result, s3_error};
 use std::time::Instant;
@@ -35,6 +37,10 @@ pub(super) async fn answer(
             Err(refused) => error::reply(refused),
         };
         let mut response = error::finish(response, &path, &id);
+        // The protocol layer knows a partial answer to GET, but not to HEAD.
+        if response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
@@ -52,6 +58,7 @@ async fn pass(
     id: &str,
 ) -> S3Result<Response<s3s::Body>> {
     let (mut parts, body) = request.into_parts();
+    let body = Drained::new(&parts.headers, body);
     admission::admit(&parts.method, &parts.uri, &parts.headers)?;
     parts.extensions.insert(RequestId(id.to_owned()));
     let fault = Fault::default();

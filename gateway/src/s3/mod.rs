@@ -28,6 +28,7 @@ mod claims;
 mod completion;
 mod condition;
 mod copying;
+mod drain;
 mod error;
 mod front;
 mod listing;

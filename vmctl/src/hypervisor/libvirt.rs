@@ -14,7 +14,9 @@ use std::sync::{Arc, Once, mpsc};
 use std::time::Duration;
 use uuid::Uuid;
 use virt::connect::Connect;
-use virt::domain::{Domain, DomainPausedReason, DomainShutoffReason, DomainState, DomainStateReason};
+use virt::domain::{
+    Domain, DomainPausedReason, DomainShutoffReason, DomainState, DomainStateReason,
+};
 use virt::enumutil::Enum;
 use virt::error::{Error as VirtError, ErrorNumber};
 use virt::sys;
@@ -39,7 +41,10 @@ impl Hypervisor {
         // libvirt prints every error to stderr unless told otherwise; ours go where they are handled.
         static QUIET: Once = Once::new();
         QUIET.call_once(virt::error::clear_error_callback);
-        Self { uri: uri.into(), calls: Arc::default() }
+        Self {
+            uri: uri.into(),
+            calls: Arc::default(),
+        }
     }
 
     /// The host, its capacity and versions.
@@ -47,7 +52,8 @@ impl Hypervisor {
         let uri = self.uri.to_string();
         self.call("describe the host", ASK_LIMIT, move |connection| {
             let node = connection.node_info()?;
-            let (emulator, qemu_user) = capabilities::emulator_and_user(&connection.capabilities()?);
+            let (emulator, qemu_user) =
+                capabilities::emulator_and_user(&connection.capabilities()?);
             Ok(HostFacts {
                 name: connection.hostname()?,
                 arch: node.model,
@@ -68,7 +74,9 @@ impl Hypervisor {
         let xml = xml.to_owned();
         self.call("define the domain", ACT_LIMIT, move |connection| {
             let domain = connection.define_domain_xml(&xml)?;
-            Ok(capabilities::machine(&domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?))
+            Ok(capabilities::machine(
+                &domain.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE)?,
+            ))
         })
     }
 
@@ -89,12 +97,14 @@ impl Hypervisor {
 
     /// Ends the guest's QEMU; nothing happens if there is none.
     pub fn destroy(&self, id: Uuid) -> Result<()> {
-        self.with("end the domain", ACT_LIMIT, id, |domain| match domain.destroy() {
-            Err(error) if !domain.is_active()? => {
-                tracing::debug!(%error, "the domain had ended by itself");
-                Ok(())
+        self.with("end the domain", ACT_LIMIT, id, |domain| {
+            match domain.destroy() {
+                Err(error) if !domain.is_active()? => {
+                    tracing::debug!(%error, "the domain had ended by itself");
+                    Ok(())
+                }
+                done => done,
             }
-            done => done,
         })
     }
 
@@ -104,7 +114,9 @@ impl Hypervisor {
             | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
             | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
             | sys::VIR_DOMAIN_UNDEFINE_NVRAM;
-        let done = self.with("undefine the domain", ASK_LIMIT, id, move |domain| domain.undefine_flags(with_all));
+        let done = self.with("undefine the domain", ASK_LIMIT, id, move |domain| {
+            domain.undefine_flags(with_all)
+        });
         match done {
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
             done => done,
@@ -147,7 +159,9 @@ impl Hypervisor {
         id: Uuid,
         work: impl FnOnce(&Domain) -> Result<T, VirtError> + Send + 'static,
     ) -> Result<T> {
-        self.call(what, limit, move |connection| work(&connection.lookup_domain_by_uuid(id)?))
+        self.call(what, limit, move |connection| {
+            work(&connection.lookup_domain_by_uuid(id)?)
+        })
     }
 
     fn call<T: Send + 'static>(
@@ -157,35 +171,45 @@ impl Hypervisor {
         work: impl FnOnce(&Connect) -> Result<T, VirtError> + Send + 'static,
     ) -> Result<T> {
         let (sender, answer) = mpsc::sync_channel(1);
-        let slot = Slot::take(&self.calls).ok_or_else(|| self.hangs(what, "too many calls wait for it"))?;
+        let slot = Slot::take(&self.calls)
+            .ok_or_else(|| self.hangs(what, "too many calls wait for it"))?;
         if self.uri.contains('\0') {
             let context = format!("the libvirt URI {:?} holds a zero byte", self.uri);
             return Err(Error::new(Kind::Invalid, Subject::Record, context));
         }
         let uri = Arc::clone(&self.uri);
-        let spawned = std::thread::Builder::new().name("libvirt".into()).spawn(move || {
-            let _slot = slot;
-            let done = match Connect::open(Some(&uri)) {
-                Ok(connection) => work(&connection).map_err(|error| failed(what, &error)),
-                Err(error) => Err(refused(&uri, &error)),
-            };
-            // Nobody waits any more: what was asked for may have happened, and the next look at the
-            // state will tell.
-            if sender.send(done).is_err() {
-                tracing::warn!(what, "libvirt answered too late");
-            }
-        });
+        let spawned = std::thread::Builder::new()
+            .name("libvirt".into())
+            .spawn(move || {
+                let _slot = slot;
+                let done = match Connect::open(Some(&uri)) {
+                    Ok(connection) => work(&connection).map_err(|error| failed(what, &error)),
+                    Err(error) => Err(refused(&uri, &error)),
+                };
+                // Nobody waits any more: what was asked for may have happened, and the next look at the
+                // state will tell.
+                if sender.send(done).is_err() {
+                    tracing::warn!(what, "libvirt answered too late");
+                }
+            });
         spawned.map_err(|error| {
-            Error::new(Kind::Unavailable, Subject::Record, "no thread for a call to libvirt").because(error)
+            Error::new(
+                Kind::Unavailable,
+                Subject::Record,
+                "no thread for a call to libvirt",
+            )
+            .because(error)
         })?;
         match answer.recv_timeout(limit) {
             Ok(done) => done,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 Err(self.hangs(what, &format!("no answer within {} s", limit.as_secs())))
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                Err(Error::new(Kind::Internal, Subject::Record, format!("the call to {what} broke down")))
-            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::new(
+                Kind::Internal,
+                Subject::Record,
+                format!("the call to {what} broke down"),
+            )),
         }
     }
 
@@ -193,7 +217,10 @@ impl Hypervisor {
         Error::new(
             Kind::Unavailable,
             Subject::Record,
-            format!("libvirtd at {} hangs, asked to {what}: {how}; look at its log, then restart it", self.uri),
+            format!(
+                "libvirtd at {} hangs, asked to {what}: {how}; look at its log, then restart it",
+                self.uri
+            ),
         )
     }
 }
@@ -216,8 +243,10 @@ impl Drop for Slot {
 
 fn state_of(domain: &Domain) -> Result<State, VirtError> {
     let (state, reason) = domain.state()?;
-    let paused_by = |wanted| matches!(reason, Enum::Known(DomainStateReason::Paused(by)) if by.is(wanted));
-    let ended_by = |wanted| matches!(reason, Enum::Known(DomainStateReason::Shutoff(by)) if by.is(wanted));
+    let paused_by =
+        |wanted| matches!(reason, Enum::Known(DomainStateReason::Paused(by)) if by.is(wanted));
+    let ended_by =
+        |wanted| matches!(reason, Enum::Known(DomainStateReason::Shutoff(by)) if by.is(wanted));
     Ok(match state.known() {
         // "unknown" is what it says when a guest stalls right after it was resumed.
         Some(DomainState::Paused)
@@ -230,9 +259,13 @@ fn state_of(domain: &Domain) -> Result<State, VirtError> {
         Some(DomainState::Shutoff) if ended_by(DomainShutoffReason::Crashed) => State::Crashed,
         Some(DomainState::Shutoff) => State::ShutOff,
         // A state from a newer libvirt is one of a guest that is there.
-        Some(DomainState::NoState | DomainState::Running | DomainState::Blocked | DomainState::Shutdown) | None => {
-            State::Running
-        }
+        Some(
+            DomainState::NoState
+            | DomainState::Running
+            | DomainState::Blocked
+            | DomainState::Shutdown,
+        )
+        | None => State::Running,
     })
 }
 
@@ -251,10 +284,18 @@ fn refused(uri: &str, error: &VirtError) -> Error {
     let (kind, context) = if denied || error.message().contains("Permission denied") {
         (
             Kind::Denied,
-            format!("libvirtd at {uri} does not let this user in: add it to the group libvirt, or run as root"),
+            format!(
+                "libvirtd at {uri} does not let this user in: add it to the group libvirt, or run as root"
+            ),
         )
-    } else if matches!(code, Some(ErrorNumber::NoConnect | ErrorNumber::InvalidArg | ErrorNumber::ConfigUnsupported)) {
-        (Kind::Invalid, format!("libvirt knows no hypervisor {uri:?}; qemu:///system is the usual one"))
+    } else if matches!(
+        code,
+        Some(ErrorNumber::NoConnect | ErrorNumber::InvalidArg | ErrorNumber::ConfigUnsupported)
+    ) {
+        (
+            Kind::Invalid,
+            format!("libvirt knows no hypervisor {uri:?}; qemu:///system is the usual one"),
+        )
     } else {
         (
             Kind::Unavailable,
@@ -281,13 +322,20 @@ fn failed(what: &str, error: &VirtError) -> Error {
         )
         .because(said);
     }
+    if said.contains("already exists with uuid") {
+        return Error::new(
+            Kind::Conflict,
+            Subject::Record,
+            "libvirt has a domain of that name which is not ours: choose another name, or see \"virsh list --all\" \
+             and undefine it",
+        )
+        .because(said);
+    }
     let kind = match error.code().known() {
         Some(ErrorNumber::NoDomain) => Kind::NotFound,
         Some(ErrorNumber::OperationInvalid | ErrorNumber::DomExist | ErrorNumber::ResourceBusy) => {
             Kind::Conflict
         }
-        // Its code for another domain of that name, and for much else.
-        Some(ErrorNumber::OperationFailed) if said.contains("already exists") => Kind::Conflict,
         Some(
             ErrorNumber::ConfigUnsupported
             | ErrorNumber::OperationUnsupported
@@ -303,7 +351,12 @@ fn failed(what: &str, error: &VirtError) -> Error {
 
 /// `1_002_003` is 1.2.3 (libvirt, virConnectGetLibVersion).
 fn version(number: u32) -> String {
-    format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000)
+    format!(
+        "{}.{}.{}",
+        number / 1_000_000,
+        number / 1000 % 1000,
+        number % 1000
+    )
 }
 
 #[cfg(test)]
@@ -319,10 +372,16 @@ mod tests {
     #[test]
     fn without_a_libvirtd_the_error_says_how_to_start_it() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let uri = format!("qemu:///system?socket={}/libvirt-sock", directory.path().display());
+        let uri = format!(
+            "qemu:///system?socket={}/libvirt-sock",
+            directory.path().display()
+        );
         let error = Hypervisor::new(&uri).facts().expect_err("nobody listens");
         assert_eq!(error.kind(), Kind::Unavailable);
-        assert!(error.to_string().contains("systemctl start libvirtd"), "{error}");
+        assert!(
+            error.to_string().contains("systemctl start libvirtd"),
+            "{error}"
+        );
         assert!(error.to_string().contains("libvirtd -d"), "{error}");
     }
 

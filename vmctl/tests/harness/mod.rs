@@ -20,8 +20,11 @@ use vmctl::{Machines, Sockets, probe};
 const ENTER: &str = r#"
 set -e
 for d in run lib log cache; do mkdir -p "$1/$d"; done
+cp -a /etc/libvirt "$1/etc"
+rm -rf "$1"/etc/qemu/*.xml "$1"/etc/qemu/autostart/* "$1"/etc/qemu/networks/autostart/*
 mkdir -p /var/lib/libvirt /var/log/libvirt /var/cache/libvirt
 mount --bind "$1/run" /run
+mount --bind "$1/etc" /etc/libvirt
 mount --bind "$1/lib" /var/lib/libvirt
 mount --bind "$1/log" /var/log/libvirt
 mount --bind "$1/cache" /var/cache/libvirt
@@ -70,7 +73,10 @@ pub(crate) fn libvirt() -> &'static str {
 }
 
 pub(crate) fn who() -> Who {
-    Who { actor: "tester".into(), request: "r-1".into() }
+    Who {
+        actor: "tester".into(),
+        request: "r-1".into(),
+    }
 }
 
 pub(crate) fn open_to_all(path: &Path) {
@@ -91,11 +97,18 @@ impl Site {
         let store = open(directory.path());
         // One probe for all tests: where KVM hangs, each takes its full ten seconds.
         static VERDICT: OnceLock<probe::Verdict> = OnceLock::new();
-        let verdict = VERDICT.get_or_init(|| probe::verdict(&store, &who(), directory.path(), false).unwrap());
+        let verdict = VERDICT
+            .get_or_init(|| probe::verdict(&store, &who(), directory.path(), false).unwrap());
         let value = serde_json::to_value(verdict).unwrap();
-        store.record_put(&who(), probe::RECORD_KIND, probe::RECORD_NAME, &value, None).unwrap();
+        store
+            .record_put(&who(), probe::RECORD_KIND, probe::RECORD_NAME, &value, None)
+            .unwrap();
         let sockets = Arc::new(Served::new(directory.path()));
-        Self { directory, store: Some(store), sockets }
+        Self {
+            directory,
+            store: Some(store),
+            sockets,
+        }
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -103,7 +116,13 @@ impl Site {
     }
 
     pub(crate) fn machines(&self, uri: &str) -> Machines {
-        Machines::new(self.store().clone(), self.directory.path().join("vm"), uri, self.sockets.clone()).unwrap()
+        Machines::new(
+            self.store().clone(),
+            self.directory.path().join("vm"),
+            uri,
+            self.sockets.clone(),
+        )
+        .unwrap()
     }
 
     /// As after a restart of the server.
@@ -120,8 +139,12 @@ impl Site {
 
     pub(crate) fn journal(&self) -> Vec<(String, String)> {
         let events = self.store().journal_after(0, 1000).unwrap();
-        let of_instances = events.into_iter().filter(|event| event.kind.starts_with("instance."));
-        of_instances.map(|event| (event.kind, event.subject)).collect()
+        let of_instances = events
+            .into_iter()
+            .filter(|event| event.kind.starts_with("instance."));
+        of_instances
+            .map(|event| (event.kind, event.subject))
+            .collect()
     }
 }
 
@@ -138,7 +161,11 @@ pub(crate) struct Served {
 
 impl Served {
     fn new(directory: &Path) -> Self {
-        Self { directory: directory.into(), servers: Mutex::default(), refuse: false.into() }
+        Self {
+            directory: directory.into(),
+            servers: Mutex::default(),
+            refuse: false.into(),
+        }
     }
 
     pub(crate) fn kill(&self, instance: &str) {
@@ -152,18 +179,36 @@ impl Served {
 impl Sockets for Served {
     fn open(&self, instance: &str, exports: &[String]) -> Result<PathBuf> {
         if self.refuse.load(std::sync::atomic::Ordering::SeqCst) {
-            return Err(Error::new(Kind::Unavailable, Subject::Store, "no sockets today"));
+            return Err(Error::new(
+                Kind::Unavailable,
+                Subject::Store,
+                "no sockets today",
+            ));
         }
         self.close(instance);
         let socket = self.directory.join(format!("{instance}.sock"));
         let mut command = Command::new("qemu-storage-daemon");
-        command.args(["--nbd-server", &format!("addr.type=unix,addr.path={}", socket.display())]);
+        command.args([
+            "--nbd-server",
+            &format!("addr.type=unix,addr.path={}", socket.display()),
+        ]);
         for (index, export) in exports.iter().enumerate() {
-            let file = self.directory.join(format!("{}.raw", export.replace(['/', ':'], "-")));
-            command.args(["--blockdev", &format!("driver=file,node-name=n{index},filename={}", file.display())]);
-            command.args(["--export", &format!("type=nbd,id=e{index},node-name=n{index},name={export},writable=on")]);
+            let file = self
+                .directory
+                .join(format!("{}.raw", export.replace(['/', ':'], "-")));
+            command.args([
+                "--blockdev",
+                &format!("driver=file,node-name=n{index},filename={}", file.display()),
+            ]);
+            command.args([
+                "--export",
+                &format!("type=nbd,id=e{index},node-name=n{index},name={export},writable=on"),
+            ]);
         }
-        let server = command.stdin(Stdio::null()).spawn().expect("qemu-storage-daemon: apt-get install qemu-utils");
+        let server = command
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("qemu-storage-daemon: apt-get install qemu-utils");
         self.servers.lock().unwrap().insert(instance.into(), server);
         eventually("the socket", Duration::from_secs(10), || socket.exists());
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
@@ -188,7 +233,10 @@ impl Drop for Served {
 pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let until = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < until, "{what} did not come within {limit:?}");
+        assert!(
+            Instant::now() < until,
+            "{what} did not come within {limit:?}"
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -196,12 +244,17 @@ pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() ->
 /// Debian's cloud kernel: its path and its modules.
 fn kernel() -> (PathBuf, PathBuf) {
     let hint = "a cloud kernel: apt-get install linux-image-cloud-amd64";
-    let names = std::fs::read_dir("/lib/modules").expect(hint).map(|entry| entry.unwrap().file_name());
+    let names = std::fs::read_dir("/lib/modules")
+        .expect(hint)
+        .map(|entry| entry.unwrap().file_name());
     let mut releases: Vec<String> = names.filter_map(|name| name.into_string().ok()).collect();
     releases.retain(|release| release.ends_with("-cloud-amd64"));
     releases.sort();
     let release = releases.pop().expect(hint);
-    (PathBuf::from(format!("/boot/vmlinuz-{release}")), Path::new("/lib/modules").join(release).join("kernel"))
+    (
+        PathBuf::from(format!("/boot/vmlinuz-{release}")),
+        Path::new("/lib/modules").join(release).join("kernel"),
+    )
 }
 
 /// A guest that says GUEST-UP, what it sees of its disks, writes a record to vda ten times a second,
@@ -226,7 +279,11 @@ done
 "#;
     let (kernel, modules) = kernel();
     let mut archive = Archive::new();
-    archive.directory("bin").file("bin/busybox", 0o755, &std::fs::read("/bin/busybox").unwrap());
+    archive.directory("bin").file(
+        "bin/busybox",
+        0o755,
+        &std::fs::read("/bin/busybox").unwrap(),
+    );
     archive.file("init", 0o755, INIT.as_bytes());
     let mut order = String::new();
     for module in [

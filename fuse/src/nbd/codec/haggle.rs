@@ -178,7 +178,7 @@ impl<'a> ClientOption<'a> {
         let mut data = Vec::new();
         match self {
             Self::ExportName(name) => {
-                data.extend_from_slice(checked("export name", name)?.as_bytes())
+                data.extend_from_slice(checked("export name", name)?.as_bytes());
             }
             Self::Info(request) | Self::Go(request) => {
                 put_string(&mut data, "export name", request.name)?;

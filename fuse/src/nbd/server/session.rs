@@ -146,7 +146,7 @@ impl Session {
                 match lost {
                     Lost::Gone => {}
                     Lost::Io(error) => {
-                        tracing::debug!(export = self.attached.name, %error, "an NBD connection failed")
+                        tracing::debug!(export = self.attached.name, %error, "an NBD connection failed");
                     }
                     Lost::Nonsense(reason) => {
                         tracing::warn!(

@@ -300,6 +300,81 @@ fn a_slow_flush_holds_up_nobody_else_on_its_connection() {
 }
 
 #[test]
+fn no_gathered_reply_waits_for_what_is_slow_incomplete_or_last() {
+    let setup = serve_disk(Disk::new(MIB));
+    let reads = |count: u64| -> Vec<u8> {
+        let read = |cookie| Request {
+            flags: 0,
+            command: Command::Read,
+            cookie,
+            offset: 0,
+            length: 4096,
+        };
+        (0..count)
+            .flat_map(|cookie| read(cookie).encode())
+            .collect()
+    };
+    let request = |command| Request {
+        flags: 0,
+        command,
+        cookie: 99,
+        offset: 0,
+        length: 0,
+    };
+    setup.disk.shut_gate(true);
+    for (last, closes) in [
+        (request(Command::Flush).encode().to_vec(), false),
+        (request(Command::Flush).encode()[..20].to_vec(), false),
+        (request(Command::Disconnect).encode().to_vec(), true),
+        (vec![0xAA; Request::BYTES], true),
+    ] {
+        let mut client = Client::attach(&setup.path, "a");
+        let mut bytes = reads(100);
+        bytes.extend_from_slice(&last);
+        client.stream.write_all(&bytes).unwrap();
+        let mut cookies: Vec<u64> = (0..100).map(|_| client.reply(4096).cookie).collect();
+        cookies.sort_unstable();
+        assert_eq!(cookies, (0..100).collect::<Vec<u64>>());
+        assert!(!closes || client.is_closed());
+    }
+    setup.disk.shut_gate(false);
+}
+
+#[test]
+fn small_and_large_writes_mixed_in_one_burst_land_where_they_belong() {
+    let setup = serve_disk(Disk::new(8 * MIB));
+    let mut client = Client::attach(&setup.path, "a");
+    let mut expected = vec![0; 8 << 20];
+    let mut burst = Vec::new();
+    let mut at = 0;
+    let lengths = [
+        1, 100, 4096, 20_000, 5, 70_000, 16_384, 512, 300_000, 9, 65_536, 4096,
+    ];
+    for (cookie, length) in lengths.into_iter().enumerate() {
+        let payload: Vec<u8> = pattern(length)
+            .iter()
+            .map(|byte| byte ^ cookie as u8)
+            .collect();
+        let request = Request {
+            flags: 0,
+            command: Command::Write,
+            cookie: cookie as u64,
+            offset: at as u64,
+            length: length as u32,
+        };
+        burst.extend_from_slice(&request.encode());
+        burst.extend_from_slice(&payload);
+        expected[at..at + length].copy_from_slice(&payload);
+        at += length + 10;
+    }
+    client.stream.write_all(&burst).unwrap();
+    lengths
+        .iter()
+        .for_each(|_| assert_eq!(client.reply(0).error, None));
+    assert!(setup.disk.bytes() == expected);
+}
+
+#[test]
 fn sixteen_slow_requests_run_at_once_and_the_rest_waits_its_turn() {
     let setup = serve_disk(Disk::new(MIB));
     let mut client = Client::attach(&setup.path, "a");
