@@ -48,11 +48,6 @@ class Console:
         """The announced records: (number, guest's uptime in seconds)."""
         return [(int(n), float(at)) for n, at in re.findall(r"(?m)^RECORD (\d+) ([\d.]+)$", self.text())]
 
-    def longest_pause(self):
-        """The longest time between two announcements, by the guest's own clock, in seconds."""
-        times = [at for _, at in self.records()]
-        return max((later - earlier for earlier, later in zip(times, times[1:])), default=0.0)
-
     def verified(self, at_least, seconds, what):
         """Waits for the guest's count of what is on its disk; all announced records must be there once."""
         found = self.wait_for(r"^RECORDS last (\d+) missing (\d+) doubled (\d+) bad (\d+)$", seconds, what)

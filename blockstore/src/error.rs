@@ -73,7 +73,12 @@ pub struct Error {
 impl Error {
     /// A new error; `context` names the value and, where it helps, what to do next.
     pub fn new(kind: Kind, subject: Subject, context: impl Into<String>) -> Self {
-        Self { kind, subject, context: context.into(), source: None }
+        Self {
+            kind,
+            subject,
+            context: context.into(),
+            source: None,
+        }
     }
 
     /// The same error with the cause below it.
@@ -100,7 +105,12 @@ impl Error {
             std::io::ErrorKind::PermissionDenied => Kind::Denied,
             _ => Kind::Internal,
         };
-        Self::new(kind, Subject::Store, format!("cannot {what} {}", path.display())).because(source)
+        Self::new(
+            kind,
+            Subject::Store,
+            format!("cannot {what} {}", path.display()),
+        )
+        .because(source)
     }
 
     /// The whole chain in one line, for logs and for people.
@@ -130,6 +140,8 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static))
+        self.source
+            .as_deref()
+            .map(|cause| cause as &(dyn std::error::Error + 'static))
     }
 }

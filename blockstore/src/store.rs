@@ -40,7 +40,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, reserve_bytes: 256 << 20, collector: true, cache_bytes: 128 << 20 }
+        Self {
+            segment_bytes: 64 << 20,
+            reserve_bytes: 256 << 20,
+            collector: true,
+            cache_bytes: 128 << 20,
+        }
     }
 }
 
@@ -145,14 +150,16 @@ impl Store {
     /// Opens (or makes) the store in `directory`. [`Kind::Conflict`] if another process has it,
     /// [`Kind::Unsupported`] for a newer format, [`Kind::Corrupt`] where synced data is damaged.
     pub fn open(directory: &Path, options: Options) -> Result<Self> {
-        std::fs::create_dir_all(directory).map_err(|failure| Error::io("create", directory, failure))?;
+        std::fs::create_dir_all(directory)
+            .map_err(|failure| Error::io("create", directory, failure))?;
         let lock = take_lock(directory)?;
         let id = identity(directory)?;
         let catalog = Catalog::open(&directory.join("catalog"))?;
         let tables = RocksTables::open(&directory.join("index"), options.cache_bytes)?;
         let index = Index::open(Box::new(tables))?;
         let segments = directory.join("segments");
-        let disk = Directory::open(segments.clone()).map_err(|failure| Error::io("create", &segments, failure))?;
+        let disk = Directory::open(segments.clone())
+            .map_err(|failure| Error::io("create", &segments, failure))?;
         let boot = catalog.transact(|txn| {
             let boot = match txn.get(BOOT)? {
                 Some(row) => keys::decode::<BootRow>(BOOT, &row)?.boot + 1,
@@ -172,7 +179,12 @@ impl Store {
             Arc::new(disk),
             index,
             names,
-            &EngineOptions { settings, leaf_cache: 8192, threads: true, collector: options.collector },
+            &EngineOptions {
+                settings,
+                leaf_cache: 8192,
+                threads: true,
+                collector: options.collector,
+            },
         )?;
         let shared = Shared {
             directory: directory.into(),
@@ -183,7 +195,9 @@ impl Store {
             id: id.to_string(),
             _lock: lock,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The data directory.
@@ -200,10 +214,18 @@ impl Store {
 
     /// Present figures.
     pub fn stats(&self) -> Result<Stats> {
-        let Shared { engine, catalog, directory, .. } = self.shared.as_ref();
+        let Shared {
+            engine,
+            catalog,
+            directory,
+            ..
+        } = self.shared.as_ref();
         let (free_bytes, segments) = engine.space()?;
         let segment_bytes = segments.values().sum();
-        let (index_bytes, catalog_bytes) = (allocated(&directory.join("index")), allocated(&directory.join("catalog")));
+        let (index_bytes, catalog_bytes) = (
+            allocated(&directory.join("index")),
+            allocated(&directory.join("catalog")),
+        );
         let figures = engine.figures();
         let live: u64 = figures.values().map(|known| known.live_blocks).sum();
         let blocks: u64 = figures.values().map(|known| known.blocks).sum();
@@ -265,7 +287,9 @@ impl Store {
             let (map, lsn, holder) = keys::parse_pin(key)?;
             report.pins += 1;
             if catalog.map(map)?.is_none() {
-                report.problems.push(format!("{holder} pins {map} at {lsn}, which has no row"));
+                report
+                    .problems
+                    .push(format!("{holder} pins {map} at {lsn}, which has no row"));
             }
             Ok(true)
         })?;
@@ -296,7 +320,13 @@ impl Store {
                 })
             })
             .collect();
-        let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let ratio = |part: u64, whole: u64| {
+            if whole == 0 {
+                0.0
+            } else {
+                part as f64 / whole as f64
+            }
+        };
         Ok(serde_json::json!({
             "store": self.shared.id,
             "directory": self.shared.directory,
@@ -320,7 +350,10 @@ impl Drop for Shared {
         if self.engine.refusing().is_none()
             && let Err(failure) = self.engine.close()
         {
-            tracing::error!(failure = failure.chain(), "the store was not closed cleanly; its next opening replays the log");
+            tracing::error!(
+                failure = failure.chain(),
+                "the store was not closed cleanly; its next opening replays the log"
+            );
         }
     }
 }
@@ -358,12 +391,24 @@ fn identity(directory: &Path) -> Result<uuid::Uuid> {
     let path = directory.join("STORE");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => return new_identity(directory, &path),
+        Err(failure) if failure.kind() == std::io::ErrorKind::NotFound => {
+            return new_identity(directory, &path);
+        }
         Err(failure) => return Err(Error::io("read", &path, failure)),
     };
-    let damaged = || Error::new(Kind::Corrupt, Subject::Store, format!("{} is not what infall wrote", path.display()));
-    let version: serde_json::Value = serde_json::from_str(&text).map_err(|cause| damaged().because(cause))?;
-    let version = version.get("v").and_then(serde_json::Value::as_u64).ok_or_else(damaged)?;
+    let damaged = || {
+        Error::new(
+            Kind::Corrupt,
+            Subject::Store,
+            format!("{} is not what infall wrote", path.display()),
+        )
+    };
+    let version: serde_json::Value =
+        serde_json::from_str(&text).map_err(|cause| damaged().because(cause))?;
+    let version = version
+        .get("v")
+        .and_then(serde_json::Value::as_u64)
+        .ok_or_else(damaged)?;
     if version > u64::from(FORMAT) {
         let text = format!(
             "{} has format version {version}, this release reads up to {FORMAT}; use the release that wrote it",
@@ -376,13 +421,22 @@ fn identity(directory: &Path) -> Result<uuid::Uuid> {
 }
 
 fn new_identity(directory: &Path, path: &Path) -> Result<uuid::Uuid> {
-    let foreign = ["catalog", "index", "segments"].iter().any(|part| directory.join(part).exists());
+    let foreign = ["catalog", "index", "segments"]
+        .iter()
+        .any(|part| directory.join(part).exists());
     if foreign {
-        let text = format!("{} holds a store without its STORE file; restore that file", directory.display());
+        let text = format!(
+            "{} holds a store without its STORE file; restore that file",
+            directory.display()
+        );
         return Err(Error::new(Kind::Corrupt, Subject::Store, text));
     }
     let id = uuid::Uuid::new_v4();
-    let text = serde_json::json!(StoreFile { v: FORMAT, id: id.to_string() }).to_string();
+    let text = serde_json::json!(StoreFile {
+        v: FORMAT,
+        id: id.to_string()
+    })
+    .to_string();
     let write = || -> std::io::Result<()> {
         let fresh = path.with_extension("new");
         std::fs::write(&fresh, text)?;
@@ -397,6 +451,12 @@ fn new_identity(directory: &Path, path: &Path) -> Result<uuid::Uuid> {
 /// Allocated bytes of the files of a directory.
 fn allocated(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
-    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|meta| meta.blocks() * 512)
+        .sum()
 }

@@ -1,17 +1,26 @@
 //! Damage and newer formats: refused in words, never shown, nothing changed.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the message")]
+
 use blockstore::volume::Origin;
 use blockstore::{Kind, Options, Store, Who};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 fn options() -> Options {
-    Options { segment_bytes: 4 << 20, reserve_bytes: 1 << 20, collector: false, cache_bytes: 4 << 20 }
+    Options {
+        segment_bytes: 4 << 20,
+        reserve_bytes: 1 << 20,
+        collector: false,
+        cache_bytes: 4 << 20,
+    }
 }
 
 fn segments(directory: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        std::fs::read_dir(directory.join("segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut found: Vec<PathBuf> = std::fs::read_dir(directory.join("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     found.sort();
     found
 }
@@ -19,11 +28,15 @@ fn segments(directory: &Path) -> Vec<PathBuf> {
 /// A closed store with a volume of recognisable blocks.
 fn prepared(directory: &Path) {
     let store = Store::open(directory, options()).unwrap();
-    store.volume_create(&Who::server(), "v", Some(2 << 20), &Origin::Empty).unwrap();
+    store
+        .volume_create(&Who::server(), "v", Some(2 << 20), &Origin::Empty)
+        .unwrap();
     let volume = store.volume_open("v").unwrap();
     let writer = volume.writer("test").unwrap();
     for block in 0..64u64 {
-        writer.write_at(block * 4096, &[block as u8 + 1; 4096]).unwrap();
+        writer
+            .write_at(block * 4096, &[block as u8 + 1; 4096])
+            .unwrap();
     }
     writer.flush().unwrap();
     drop(writer);
@@ -38,7 +51,10 @@ fn a_rotten_block_is_refused_and_its_neighbours_are_served() {
     let mut hit = false;
     for path in segments(directory.path()) {
         let bytes = std::fs::read(&path).unwrap();
-        if let Some(at) = bytes.windows(4096).position(|window| window.iter().all(|byte| *byte == 10)) {
+        if let Some(at) = bytes
+            .windows(4096)
+            .position(|window| window.iter().all(|byte| *byte == 10))
+        {
             let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
             file.write_all_at(&[11], at as u64 + 100).unwrap();
             hit = true;
@@ -63,7 +79,11 @@ fn two_swapped_blocks_are_refused_though_each_is_whole() {
     prepared(directory.path());
     for path in segments(directory.path()) {
         let mut bytes = std::fs::read(&path).unwrap();
-        let find = |bytes: &[u8], value: u8| bytes.windows(4096).position(|w| w.iter().all(|byte| *byte == value));
+        let find = |bytes: &[u8], value: u8| {
+            bytes
+                .windows(4096)
+                .position(|w| w.iter().all(|byte| *byte == value))
+        };
         if let (Some(one), Some(two)) = (find(&bytes, 21), find(&bytes, 22)) {
             bytes[one..one + 4096].fill(22);
             bytes[two..two + 4096].fill(21);
@@ -95,7 +115,9 @@ fn a_newer_store_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
     prepared(directory.path());
     let path = directory.path().join("STORE");
-    let newer = std::fs::read_to_string(&path).unwrap().replace("\"v\":1", "\"v\":2");
+    let newer = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("\"v\":1", "\"v\":2");
     std::fs::write(&path, newer).unwrap();
     let refusal = Store::open(directory.path(), options()).err().unwrap();
     assert_eq!(refusal.kind(), Kind::Unsupported);
@@ -112,7 +134,11 @@ fn a_newer_segment_in_the_tail_is_refused_in_words() {
     std::fs::write(&last, bytes).unwrap();
     let refusal = Store::open(directory.path(), options()).err().unwrap();
     assert_eq!(refusal.kind(), Kind::Unsupported, "{refusal:?}");
-    assert!(refusal.chain().contains("format version 2"), "{}", refusal.chain());
+    assert!(
+        refusal.chain().contains("format version 2"),
+        "{}",
+        refusal.chain()
+    );
 }
 
 #[test]
@@ -124,5 +150,9 @@ fn another_stores_segment_is_refused() {
     std::fs::copy(&foreign, one.path().join("segments/00000000000000ff.seg")).unwrap();
     let refusal = Store::open(one.path(), options()).err().unwrap();
     assert_eq!(refusal.kind(), Kind::Corrupt, "{refusal:?}");
-    assert!(refusal.chain().contains("names another one"), "{}", refusal.chain());
+    assert!(
+        refusal.chain().contains("names another one"),
+        "{}",
+        refusal.chain()
+    );
 }

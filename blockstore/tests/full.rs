@@ -1,5 +1,7 @@
 //! A full disk: writes are refused in words, nothing is half done, deletes and collection work.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the message")]
+
 use blockstore::object::{ObjectMeta, Precondition};
 use blockstore::volume::Origin;
 use blockstore::{Kind, Options, Store, Who};
@@ -14,27 +16,43 @@ impl SmallDisk {
     fn new(mib: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let size = format!("size={mib}m");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "infall-test"]).arg(directory.path()).status();
-        assert!(done.unwrap().success(), "mounting a tmpfs needs root; run the tests as root");
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "infall-test"])
+            .arg(directory.path())
+            .status();
+        assert!(
+            done.unwrap().success(),
+            "mounting a tmpfs needs root; run the tests as root"
+        );
         Self { directory }
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.directory.path()).status();
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.directory.path())
+            .status();
     }
 }
 
 #[test]
 fn a_full_disk_refuses_writes_and_lets_deletes_and_collection_work() {
     let disk = SmallDisk::new(160);
-    let options = Options { segment_bytes: 8 << 20, reserve_bytes: 40 << 20, collector: false, cache_bytes: 4 << 20 };
+    let options = Options {
+        segment_bytes: 8 << 20,
+        reserve_bytes: 40 << 20,
+        collector: false,
+        cache_bytes: 4 << 20,
+    };
     let path = disk.directory.path().join("data");
     let store = Store::open(&path, options.clone()).unwrap();
     let who = Who::server();
     store.bucket_create(&who, "bucket").unwrap();
-    store.volume_create(&who, "v", Some(8 << 20), &Origin::Empty).unwrap();
+    store
+        .volume_create(&who, "v", Some(8 << 20), &Origin::Empty)
+        .unwrap();
     let volume = store.volume_open("v").unwrap();
     let writer = volume.writer("test").unwrap();
     writer.write_at(0, &[1; 4096]).unwrap();
@@ -54,7 +72,10 @@ fn a_full_disk_refuses_writes_and_lets_deletes_and_collection_work() {
         assert!(stored < 100, "160 MiB cannot hold this");
     };
     assert_eq!(refusal.kind(), Kind::NoSpace, "{refusal:?}");
-    assert!(refusal.to_string().contains("delete something"), "{refusal}");
+    assert!(
+        refusal.to_string().contains("delete something"),
+        "{refusal}"
+    );
     assert!(stored > 8, "{stored}");
 
     // The volume is refused in the same words once its segment is full, and what was flushed stays.
@@ -69,7 +90,14 @@ fn a_full_disk_refuses_writes_and_lets_deletes_and_collection_work() {
     writer.flush().unwrap();
 
     for key in 0..stored {
-        store.object_remove(&who, "bucket", &format!("key{key}"), &Precondition::default()).unwrap();
+        store
+            .object_remove(
+                &who,
+                "bucket",
+                &format!("key{key}"),
+                &Precondition::default(),
+            )
+            .unwrap();
     }
     let done = store.collect().unwrap();
     assert!(done.freed_bytes > 50 << 20, "{done:?}");
@@ -82,6 +110,10 @@ fn a_full_disk_refuses_writes_and_lets_deletes_and_collection_work() {
     drop(store);
     let store = Store::open(&path, options).unwrap();
     let mut block = [0; 4096];
-    store.volume_open("v").unwrap().read_at(0, &mut block).unwrap();
+    store
+        .volume_open("v")
+        .unwrap()
+        .read_at(0, &mut block)
+        .unwrap();
     assert_eq!(block, [3; 4096]);
 }

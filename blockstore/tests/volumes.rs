@@ -1,5 +1,7 @@
 //! Volumes against a plain array: write, zero, seal, clone, delete, resize, collect, crash, reopen.
 
+#![allow(clippy::unwrap_used, reason = "a failure is the message")]
+
 use blockstore::object::ReadAt as _;
 use blockstore::volume::Origin;
 use blockstore::{Options, Store, Volume, Who};
@@ -10,7 +12,12 @@ use std::path::Path;
 const MIB: u64 = 1 << 20;
 
 fn options() -> Options {
-    Options { segment_bytes: 2 << 20, reserve_bytes: 1 << 20, collector: false, cache_bytes: 4 << 20 }
+    Options {
+        segment_bytes: 2 << 20,
+        reserve_bytes: 1 << 20,
+        collector: false,
+        cache_bytes: 4 << 20,
+    }
 }
 
 fn who() -> Who {
@@ -19,21 +26,48 @@ fn who() -> Who {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { volume: usize, offset: u32, length: u32, fill: u8 },
-    Zero { volume: usize, offset: u32, length: u32 },
+    Write {
+        volume: usize,
+        offset: u32,
+        length: u32,
+        fill: u8,
+    },
+    Zero {
+        volume: usize,
+        offset: u32,
+        length: u32,
+    },
     Flush,
-    Snapshot { volume: usize },
-    Clone { snapshot: usize },
-    RemoveSnapshot { snapshot: usize },
-    RemoveVolume { volume: usize },
-    Resize { volume: usize, mib: u8 },
+    Snapshot {
+        volume: usize,
+    },
+    Clone {
+        snapshot: usize,
+    },
+    RemoveSnapshot {
+        snapshot: usize,
+    },
+    RemoveVolume {
+        volume: usize,
+    },
+    Resize {
+        volume: usize,
+        mib: u8,
+    },
     Collect,
     Crash,
     Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let range = (0..5 * MIB as u32, prop_oneof![1..9000u32, (1..40u32).prop_map(|blocks| blocks * 4096), Just(1 << 20)]);
+    let range = (
+        0..5 * MIB as u32,
+        prop_oneof![
+            1..9000u32,
+            (1..40u32).prop_map(|blocks| blocks * 4096),
+            Just(1 << 20)
+        ],
+    );
     prop_oneof![
         8 => (any::<usize>(), range.clone(), any::<u8>(), any::<bool>()).prop_map(|(volume, (offset, length), fill, aligned)| {
             let offset = if aligned { offset / 4096 * 4096 } else { offset };
@@ -69,8 +103,13 @@ impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("0"), options()).unwrap();
-        let mut world =
-            Self { directory, store: Some(store), volumes: BTreeMap::new(), snapshots: BTreeMap::new(), names: 0 };
+        let mut world = Self {
+            directory,
+            store: Some(store),
+            volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            names: 0,
+        };
         world.create(3 * MIB);
         world
     }
@@ -86,7 +125,9 @@ impl World {
 
     fn create(&mut self, length: u64) {
         let name = self.name("v");
-        self.store().volume_create(&who(), &name, Some(length), &Origin::Empty).unwrap();
+        self.store()
+            .volume_create(&who(), &name, Some(length), &Origin::Empty)
+            .unwrap();
         self.volumes.insert(name, vec![0; length as usize]);
     }
 
@@ -117,22 +158,45 @@ impl World {
 
     fn run(&mut self, step: &Step) {
         match step {
-            Step::Write { volume, offset, length, fill } => {
-                let Some(name) = pick(&self.volumes, *volume) else { return };
+            Step::Write {
+                volume,
+                offset,
+                length,
+                fill,
+            } => {
+                let Some(name) = pick(&self.volumes, *volume) else {
+                    return;
+                };
                 let disk = self.volumes.get_mut(&name).unwrap();
                 let offset = *offset as usize % disk.len();
                 let length = (*length as usize).min(disk.len() - offset);
-                let bytes: Vec<u8> = (0..length).map(|index| fill.wrapping_add((index / 509) as u8) | 1).collect();
+                let bytes: Vec<u8> = (0..length)
+                    .map(|index| fill.wrapping_add((index / 509) as u8) | 1)
+                    .collect();
                 disk[offset..offset + length].copy_from_slice(&bytes);
-                self.open(&name).writer("test").unwrap().write_at(offset as u64, &bytes).unwrap();
+                self.open(&name)
+                    .writer("test")
+                    .unwrap()
+                    .write_at(offset as u64, &bytes)
+                    .unwrap();
             }
-            Step::Zero { volume, offset, length } => {
-                let Some(name) = pick(&self.volumes, *volume) else { return };
+            Step::Zero {
+                volume,
+                offset,
+                length,
+            } => {
+                let Some(name) = pick(&self.volumes, *volume) else {
+                    return;
+                };
                 let disk = self.volumes.get_mut(&name).unwrap();
                 let offset = *offset as usize % disk.len();
                 let length = (*length as usize).min(disk.len() - offset);
                 disk[offset..offset + length].fill(0);
-                self.open(&name).writer("test").unwrap().zero(offset as u64, length as u64).unwrap();
+                self.open(&name)
+                    .writer("test")
+                    .unwrap()
+                    .zero(offset as u64, length as u64)
+                    .unwrap();
             }
             Step::Flush => {
                 if let Some(name) = pick(&self.volumes, 0) {
@@ -140,24 +204,36 @@ impl World {
                 }
             }
             Step::Snapshot { volume } => {
-                let Some(name) = pick(&self.volumes, *volume) else { return };
+                let Some(name) = pick(&self.volumes, *volume) else {
+                    return;
+                };
                 let snapshot = self.name("s");
-                self.store().snapshot_create(&who(), &name, Some(&snapshot), None).unwrap();
+                self.store()
+                    .snapshot_create(&who(), &name, Some(&snapshot), None)
+                    .unwrap();
                 self.snapshots.insert(snapshot, self.volumes[&name].clone());
             }
             Step::Clone { snapshot } => {
-                let Some(name) = pick(&self.snapshots, *snapshot) else { return };
+                let Some(name) = pick(&self.snapshots, *snapshot) else {
+                    return;
+                };
                 let clone = self.name("v");
-                self.store().volume_create(&who(), &clone, None, &Origin::Snapshot(name.clone())).unwrap();
+                self.store()
+                    .volume_create(&who(), &clone, None, &Origin::Snapshot(name.clone()))
+                    .unwrap();
                 self.volumes.insert(clone, self.snapshots[&name].clone());
             }
             Step::RemoveSnapshot { snapshot } => {
-                let Some(name) = pick(&self.snapshots, *snapshot) else { return };
+                let Some(name) = pick(&self.snapshots, *snapshot) else {
+                    return;
+                };
                 self.store().snapshot_remove(&who(), &name).unwrap();
                 self.snapshots.remove(&name);
             }
             Step::RemoveVolume { volume } => {
-                let Some(name) = pick(&self.volumes, *volume) else { return };
+                let Some(name) = pick(&self.volumes, *volume) else {
+                    return;
+                };
                 self.store().volume_remove(&who(), &name).unwrap();
                 self.volumes.remove(&name);
                 if self.volumes.is_empty() {
@@ -165,10 +241,17 @@ impl World {
                 }
             }
             Step::Resize { volume, mib } => {
-                let Some(name) = pick(&self.volumes, *volume) else { return };
+                let Some(name) = pick(&self.volumes, *volume) else {
+                    return;
+                };
                 let length = u64::from(*mib) * MIB;
-                self.store().volume_resize(&who(), &name, length, true).unwrap();
-                self.volumes.get_mut(&name).unwrap().resize(length as usize, 0);
+                self.store()
+                    .volume_resize(&who(), &name, length, true)
+                    .unwrap();
+                self.volumes
+                    .get_mut(&name)
+                    .unwrap()
+                    .resize(length as usize, 0);
             }
             Step::Collect => {
                 self.store().collect().unwrap();
@@ -185,13 +268,18 @@ impl World {
             let mut shown = vec![0xAA; expected.len()];
             volume.read_at(0, &mut shown).unwrap();
             same(name, &shown, expected);
-            let extents = volume.extents(0, expected.len() as u64, usize::MAX).unwrap();
+            let extents = volume
+                .extents(0, expected.len() as u64, usize::MAX)
+                .unwrap();
             let mut at = 0;
             for extent in extents {
                 assert_eq!(extent.offset, at, "{name}");
                 at += extent.length;
                 let range = &expected[extent.offset as usize..at as usize];
-                assert!(extent.data || range.iter().all(|byte| *byte == 0), "{name}: data under a hole");
+                assert!(
+                    extent.data || range.iter().all(|byte| *byte == 0),
+                    "{name}: data under a hole"
+                );
             }
             assert_eq!(at, expected.len() as u64, "{name}");
         }
@@ -209,7 +297,12 @@ impl World {
 
 fn same(name: &str, shown: &[u8], expected: &[u8]) {
     if let Some(at) = (0..expected.len()).find(|at| shown[*at] != expected[*at]) {
-        panic!("{name} differs at byte {at} (block {}): {} instead of {}", at / 4096, shown[at], expected[at]);
+        panic!(
+            "{name} differs at byte {at} (block {}): {} instead of {}",
+            at / 4096,
+            shown[at],
+            expected[at]
+        );
     }
 }
 
@@ -254,7 +347,9 @@ fn removing_everything_returns_every_byte() {
     let writer = volume.writer("test").unwrap();
     for round in 0..6u8 {
         writer.write_at(0, &vec![round + 1; 3 << 20]).unwrap();
-        store.snapshot_create(&who(), "v1", Some(&format!("r{round}")), None).unwrap();
+        store
+            .snapshot_create(&who(), "v1", Some(&format!("r{round}")), None)
+            .unwrap();
     }
     drop(writer);
     assert!(store.stats().unwrap().segment_bytes > 17 << 20);
@@ -272,7 +367,9 @@ fn removing_everything_returns_every_byte() {
 fn a_thin_volume_of_64_tib_takes_what_is_written() {
     let world = World::new();
     let store = world.store();
-    store.volume_create(&who(), "huge", Some(64 << 40), &Origin::Empty).unwrap();
+    store
+        .volume_create(&who(), "huge", Some(64 << 40), &Origin::Empty)
+        .unwrap();
     let volume = store.volume_open("huge").unwrap();
     let writer = volume.writer("test").unwrap();
     let last = (64 << 40) - 4096;
@@ -300,6 +397,8 @@ fn a_second_writer_is_refused_and_may_write_once_the_first_is_gone() {
 #[test]
 fn two_stores_on_one_directory_are_refused() {
     let world = World::new();
-    let refusal = Store::open(world.store().directory(), options()).err().unwrap();
+    let refusal = Store::open(world.store().directory(), options())
+        .err()
+        .unwrap();
     assert_eq!(refusal.kind(), blockstore::Kind::Conflict);
 }

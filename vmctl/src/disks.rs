@@ -51,7 +51,9 @@ pub(crate) fn resolve(store: &Store, spec: &InstanceSpec, others: &[Record]) -> 
             DataVolume::Named { name, writable } => resolve_named(store, name, *writable, others)?,
         };
         if disks.iter().any(|other| other.source == disk.source) {
-            let context = format!("data volume {volume} is attached already, as the root disk or by another name");
+            let context = format!(
+                "data volume {volume} is attached already, as the root disk or by another name"
+            );
             return Err(Error::new(Kind::Invalid, Subject::Record, context));
         }
         disks.push(disk);

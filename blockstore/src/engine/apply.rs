@@ -41,7 +41,10 @@ impl Inner {
                 Ok(true) => {}
                 Ok(false) => {
                     let progress = lock(&self.progress);
-                    drop(self.progressed.wait_timeout(progress, Duration::from_millis(20)));
+                    drop(
+                        self.progressed
+                            .wait_timeout(progress, Duration::from_millis(20)),
+                    );
                     continue;
                 }
                 Err(failure) => {
@@ -97,16 +100,28 @@ impl Inner {
         let synced = self.log.synced();
         let ready: Vec<Queued> = {
             let mut queue = lock(&self.queue);
-            let mut ready = queue.iter().take(BATCH_OPERATIONS).take_while(|queued| queued.end <= synced).count();
+            let mut ready = queue
+                .iter()
+                .take(BATCH_OPERATIONS)
+                .take_while(|queued| queued.end <= synced)
+                .count();
             // Never half of a log batch: the position covered would claim the other half too.
-            while ready > 0 && queue.get(ready).is_some_and(|next| next.end == queue[ready - 1].end) {
+            while ready > 0
+                && queue
+                    .get(ready)
+                    .is_some_and(|next| next.end == queue[ready - 1].end)
+            {
                 ready += 1;
             }
             queue.drain(..ready).collect()
         };
         let Some(end) = ready.last().map(|queued| queued.end) else {
             let mut progress = lock(&self.progress);
-            if progress.applied < synced && lock(&self.queue).front().is_none_or(|queued| queued.end > synced) {
+            if progress.applied < synced
+                && lock(&self.queue)
+                    .front()
+                    .is_none_or(|queued| queued.end > synced)
+            {
                 progress.applied = synced;
                 self.progressed.notify_all();
             }
@@ -115,7 +130,9 @@ impl Inner {
         let mut draft = Draft::new(self);
         let mut payload = 0;
         for queued in &ready {
-            if let Operation::Write { location, .. } | Operation::Move { location, .. } = &queued.operation {
+            if let Operation::Write { location, .. } | Operation::Move { location, .. } =
+                &queued.operation
+            {
                 payload += location.count() * BLOCK as u64;
             }
             draft.take(&queued.operation, &mut writer)?;
@@ -124,7 +141,9 @@ impl Inner {
         {
             let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
             for queued in &ready {
-                if let Operation::Write { log, lsn, .. } | Operation::Move { log, lsn, .. } = &queued.operation {
+                if let Operation::Write { log, lsn, .. } | Operation::Move { log, lsn, .. } =
+                    &queued.operation
+                {
                     fresh.remove(&(*log, *lsn));
                 }
             }
@@ -180,7 +199,15 @@ impl Inner {
             }
             writer.deltas.remove(&(map, *leaf));
             for Birth { log, lsn, .. } in &pruned.dead {
-                self.bury(&mut draft, Dead { log: *log, lsn: *lsn, count: 1 }, Some(map))?;
+                self.bury(
+                    &mut draft,
+                    Dead {
+                        log: *log,
+                        lsn: *lsn,
+                        count: 1,
+                    },
+                    Some(map),
+                )?;
             }
         }
         draft.write_figures();
@@ -204,9 +231,20 @@ impl<'a> Draft<'a> {
 
     fn take(&mut self, operation: &Operation, writer: &mut WriterState) -> Result<()> {
         match operation {
-            Operation::Write { log, lsn, map, block, location, dead } => {
+            Operation::Write {
+                log,
+                lsn,
+                map,
+                block,
+                location,
+                dead,
+            } => {
                 let count = location.count();
-                let born = Slot::Born(Birth { log: *log, epoch: location.epoch, lsn: *lsn });
+                let born = Slot::Born(Birth {
+                    log: *log,
+                    epoch: location.epoch,
+                    lsn: *lsn,
+                });
                 let last = Lsn(lsn.0 + count - 1);
                 self.show(*map, *block, count, born, last);
                 self.locations.insert((*log, *lsn), location.clone());
@@ -218,7 +256,16 @@ impl<'a> Draft<'a> {
                     self.inner.bury(self, *run, None)?;
                 }
             }
-            Operation::Zero { log, lsn, map, block, count, leaves, dead, .. } => {
+            Operation::Zero {
+                log,
+                lsn,
+                map,
+                block,
+                count,
+                leaves,
+                dead,
+                ..
+            } => {
                 for leaf in leaves {
                     let first = (u64::from(*leaf) * LEAF_BLOCKS as u64).max(*block);
                     let end = ((u64::from(*leaf) + 1) * LEAF_BLOCKS as u64).min(block + count);
@@ -243,12 +290,16 @@ impl<'a> Draft<'a> {
     fn relocate(&mut self, log: LogId, lsn: Lsn, location: &Location) -> Result<()> {
         let count = location.count();
         self.figures(location.segment).blocks += count;
-        let Some((first, old)) = self.locate(log, lsn)? else { return Ok(()) };
+        let Some((first, old)) = self.locate(log, lsn)? else {
+            return Ok(());
+        };
         if old.segment == location.segment || old.epoch != location.epoch {
             return Ok(());
         }
         let lead = usize::try_from(lsn.0 - first.0).unwrap_or(0);
-        let moved = usize::try_from(count).unwrap_or(0).min(old.checks.len() - lead);
+        let moved = usize::try_from(count)
+            .unwrap_or(0)
+            .min(old.checks.len() - lead);
         let behind = lead + moved;
         if behind < old.checks.len() {
             let rest = Location {
@@ -257,10 +308,17 @@ impl<'a> Draft<'a> {
                 checks: old.checks[behind..].into(),
                 ..old.clone()
             };
-            self.locations.insert((log, Lsn(first.0 + behind as u64)), rest);
+            self.locations
+                .insert((log, Lsn(first.0 + behind as u64)), rest);
         }
         if lead > 0 {
-            self.locations.insert((log, first), Location { checks: old.checks[..lead].into(), ..old.clone() });
+            self.locations.insert(
+                (log, first),
+                Location {
+                    checks: old.checks[..lead].into(),
+                    ..old.clone()
+                },
+            );
         }
         self.locations.insert((log, lsn), location.clone());
         let figures = self.figures(old.segment);
@@ -282,7 +340,12 @@ impl<'a> Draft<'a> {
             let (newest, runs) = self.runs.entry((map, leaf)).or_default();
             *newest = lsn.max(*newest);
             runs.push(run);
-            *self.released.entry(map).or_default().entry(leaf).or_default() += 1;
+            *self
+                .released
+                .entry(map)
+                .or_default()
+                .entry(leaf)
+                .or_default() += 1;
             done += here;
         }
     }
@@ -293,9 +356,12 @@ impl<'a> Draft<'a> {
     }
 
     fn figures(&mut self, segment: SegmentId) -> &mut SegmentFigures {
-        self.figures
-            .entry(segment)
-            .or_insert_with(|| lock(&self.inner.figures).get(&segment).copied().unwrap_or_default())
+        self.figures.entry(segment).or_insert_with(|| {
+            lock(&self.inner.figures)
+                .get(&segment)
+                .copied()
+                .unwrap_or_default()
+        })
     }
 
     fn locate(&self, log: LogId, lsn: Lsn) -> Result<Option<(Lsn, Location)>> {
@@ -310,8 +376,11 @@ impl<'a> Draft<'a> {
 
     /// Writes the gathered runs of one map as versions.
     fn fold_map(&mut self, map: MapId, writer: &mut WriterState) -> Result<()> {
-        let leaves: Vec<(MapId, u32)> =
-            self.runs.range((map, 0)..=(map, u32::MAX)).map(|(place, _)| *place).collect();
+        let leaves: Vec<(MapId, u32)> = self
+            .runs
+            .range((map, 0)..=(map, u32::MAX))
+            .map(|(place, _)| *place)
+            .collect();
         for place in leaves {
             self.write_leaf(place, writer)?;
         }
@@ -319,7 +388,9 @@ impl<'a> Draft<'a> {
     }
 
     fn write_leaf(&mut self, place: (MapId, u32), writer: &mut WriterState) -> Result<()> {
-        let Some((lsn, runs)) = self.runs.remove(&place) else { return Ok(()) };
+        let Some((lsn, runs)) = self.runs.remove(&place) else {
+            return Ok(());
+        };
         let (map, leaf) = place;
         let delta = Version::delta(&runs);
         let deltas = writer.deltas.entry(place).or_default();
@@ -342,7 +413,9 @@ impl<'a> Draft<'a> {
                 self.batch.delete_version(map, leaf, *old);
             }
         }
-        let image = Leaf::resolve(std::iter::once(&delta).chain(chain.iter().map(|(_, version)| version))).image();
+        let image =
+            Leaf::resolve(std::iter::once(&delta).chain(chain.iter().map(|(_, version)| version)))
+                .image();
         self.batch.put_version(map, leaf, lsn, &image);
         Ok(())
     }
@@ -373,7 +446,9 @@ impl<'a> Draft<'a> {
         self.batch.put_covered(end);
         self.inner.index.write(self.batch)?;
         for (map, leaves) in self.released {
-            let Some(head) = lock(&self.inner.heads).get(&map).cloned() else { continue };
+            let Some(head) = lock(&self.inner.heads).get(&map).cloned() else {
+                continue;
+            };
             let mut state = lock(&head.state);
             for (leaf, count) in leaves {
                 if let Some(held) = state.leaves.get_mut(&leaf) {

@@ -39,7 +39,15 @@ impl Draft {
         lock(&engine.inner.building).insert(map);
         let log = lock(&engine.inner.ingest).log;
         let end = Position::default();
-        Ok(Self { engine: engine.clone(), map, log, cause, newest: Lsn(0), end, finished: false })
+        Ok(Self {
+            engine: engine.clone(),
+            map,
+            log,
+            cause,
+            newest: Lsn(0),
+            end,
+            finished: false,
+        })
     }
 
     /// Writes whole blocks, at most one leaf's worth.
@@ -49,22 +57,38 @@ impl Draft {
         inner.throttle()?;
         let mut ingest = lock(&inner.ingest);
         let entry = born(self.log, inner.epoch, ingest.next, self.map, block, &checks);
-        self.end = inner.log.append(vec![entry], &[bytes], Room::Ordinary, |appended, entries| {
-            let operations = entries
-                .into_iter()
-                .zip(&appended.offsets)
-                .map(|(entry, offset)| {
-                    let (log, lsn, map, block) = (entry.log, entry.lsn, entry.map, entry.block);
-                    let location = located(entry, appended.segment, *offset);
-                    Operation::Write { log, lsn, map, block, location, dead: Vec::new() }
-                })
-                .collect();
-            inner.queue(appended.end, operations);
-        })?;
+        self.end = inner.log.append(
+            vec![entry],
+            &[bytes],
+            Room::Ordinary,
+            |appended, entries| {
+                let operations = entries
+                    .into_iter()
+                    .zip(&appended.offsets)
+                    .map(|(entry, offset)| {
+                        let (log, lsn, map, block) = (entry.log, entry.lsn, entry.map, entry.block);
+                        let location = located(entry, appended.segment, *offset);
+                        Operation::Write {
+                            log,
+                            lsn,
+                            map,
+                            block,
+                            location,
+                            dead: Vec::new(),
+                        }
+                    })
+                    .collect();
+                inner.queue(appended.end, operations);
+            },
+        )?;
         self.newest = Lsn(ingest.next.0 + checks.len() as u64 - 1);
         ingest.next = Lsn(self.newest.0 + 1);
         drop(ingest);
-        let counter = if self.cause == Cause::Client { &inner.written.client } else { &inner.written.copied };
+        let counter = if self.cause == Cause::Client {
+            &inner.written.client
+        } else {
+            &inner.written.copied
+        };
         counter.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
     }
@@ -86,16 +110,24 @@ impl Draft {
             checks: Vec::new(),
         };
         let (log, map) = (self.log, self.map);
-        self.end = inner.log.append(vec![entry], &[], Room::Ordinary, |appended, _| {
-            inner.queue(appended.end, vec![Operation::Seal { log, lsn, map }]);
-        })?;
+        self.end = inner
+            .log
+            .append(vec![entry], &[], Room::Ordinary, |appended, _| {
+                inner.queue(appended.end, vec![Operation::Seal { log, lsn, map }]);
+            })?;
         ingest.next = Lsn(lsn.0 + 1);
         self.newest = lsn;
         Ok(lsn)
     }
 
     fn row(&self, length_bytes: u64, borrows: Vec<SealedMap>) -> MapRow {
-        MapRow { log: self.log, parent: None, length_bytes, borrows, created_ms: crate::clock::now_ms() }
+        MapRow {
+            log: self.log,
+            parent: None,
+            length_bytes,
+            borrows,
+            created_ms: crate::clock::now_ms(),
+        }
     }
 }
 
@@ -127,19 +159,33 @@ impl Engine {
     /// Begins a new body map written in order through the ingest log. Dropping it forgets the bytes.
     pub(crate) fn body(&self) -> Result<MapBuilder> {
         let draft = Draft::begin(self, Cause::Client)?;
-        Ok(MapBuilder { draft, buffer: Vec::with_capacity(LEAF), written_blocks: 0, length_bytes: 0 })
+        Ok(MapBuilder {
+            draft,
+            buffer: Vec::with_capacity(LEAF),
+            written_blocks: 0,
+            length_bytes: 0,
+        })
     }
 
     /// The same for a stated copy inside the store; only the counters differ.
     pub(crate) fn body_copy(&self) -> Result<MapBuilder> {
         let draft = Draft::begin(self, Cause::Copy)?;
-        Ok(MapBuilder { draft, buffer: Vec::with_capacity(LEAF), written_blocks: 0, length_bytes: 0 })
+        Ok(MapBuilder {
+            draft,
+            buffer: Vec::with_capacity(LEAF),
+            written_blocks: 0,
+            length_bytes: 0,
+        })
     }
 
     /// Begins a map that shows births of other maps, and some of its own.
     pub(crate) fn composer(&self) -> Result<Composer> {
         let draft = Draft::begin(self, Cause::Copy)?;
-        Ok(Composer { draft, leaves: BTreeMap::new(), borrows: Vec::new() })
+        Ok(Composer {
+            draft,
+            leaves: BTreeMap::new(),
+            borrows: Vec::new(),
+        })
     }
 }
 
@@ -170,7 +216,8 @@ impl MapBuilder {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        self.buffer.resize(self.buffer.len().next_multiple_of(BLOCK), 0);
+        self.buffer
+            .resize(self.buffer.len().next_multiple_of(BLOCK), 0);
         self.draft.write(self.written_blocks, &self.buffer)?;
         self.written_blocks += (self.buffer.len() / BLOCK) as u64;
         self.buffer.clear();
@@ -188,7 +235,11 @@ impl MapBuilder {
         self.flush_buffer()?;
         self.draft.engine.settle_through(self.draft.end)?;
         self.draft.finished = true;
-        let sealed = SealedMap { map: self.draft.map, lsn: self.draft.newest, length_bytes: self.length_bytes };
+        let sealed = SealedMap {
+            map: self.draft.map,
+            lsn: self.draft.newest,
+            length_bytes: self.length_bytes,
+        };
         Ok((sealed, self.draft.row(self.length_bytes, Vec::new())))
     }
 }
@@ -202,10 +253,18 @@ pub(crate) struct Composer {
 
 impl Composer {
     /// Shows `length` bytes of `from` (which must be pinned or open) at `guest_offset`; all multiples of 4096.
-    pub(crate) fn show(&mut self, guest_offset: u64, length: u64, from: SealedMap, from_offset: u64) -> Result<()> {
+    pub(crate) fn show(
+        &mut self,
+        guest_offset: u64,
+        length: u64,
+        from: SealedMap,
+        from_offset: u64,
+    ) -> Result<()> {
         let block = BLOCK as u64;
         if !(guest_offset | length | from_offset).is_multiple_of(block) {
-            let text = format!("{length} bytes at {from_offset} shown at {guest_offset}: not multiples of {block}");
+            let text = format!(
+                "{length} bytes at {from_offset} shown at {guest_offset}: not multiples of {block}"
+            );
             return Err(Error::new(Kind::Invalid, Subject::Range, text));
         }
         if !self.borrows.contains(&from) {
@@ -263,7 +322,15 @@ impl Composer {
         }
         inner.checkpoint()?;
         self.draft.finished = true;
-        let sealed = SealedMap { map: self.draft.map, lsn, length_bytes };
-        Ok((sealed, self.draft.row(length_bytes, std::mem::take(&mut self.borrows))))
+        let sealed = SealedMap {
+            map: self.draft.map,
+            lsn,
+            length_bytes,
+        };
+        Ok((
+            sealed,
+            self.draft
+                .row(length_bytes, std::mem::take(&mut self.borrows)),
+        ))
     }
 }

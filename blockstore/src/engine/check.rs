@@ -37,7 +37,9 @@ impl Engine {
             let mut from = 0;
             while let Some(leaf) = self.inner.index.next_leaf(*map, from)? {
                 self.check_leaf(*map, leaf, cuts, &present, scrub, &mut found)?;
-                let Some(behind) = leaf.checked_add(1) else { break };
+                let Some(behind) = leaf.checked_add(1) else {
+                    break;
+                };
                 from = behind;
             }
         }
@@ -57,7 +59,10 @@ impl Engine {
         let versions = self.inner.index.versions(map, leaf)?;
         let mut births: BTreeMap<(LogId, Lsn), Birth> = BTreeMap::new();
         for cut in cuts {
-            let below = versions.iter().filter(|(lsn, _)| lsn <= cut).map(|(_, version)| version);
+            let below = versions
+                .iter()
+                .filter(|(lsn, _)| lsn <= cut)
+                .map(|(_, version)| version);
             for slot in Leaf::resolve(below).slots.iter() {
                 if let Slot::Born(birth) = slot {
                     births.insert((birth.log, birth.lsn), *birth);
@@ -67,13 +72,19 @@ impl Engine {
         let mut block = vec![0; BLOCK];
         for birth in births.values() {
             found.births += 1;
-            let name = format!("{map} leaf {leaf} shows {}/{}/{}", birth.log, birth.epoch, birth.lsn);
+            let name = format!(
+                "{map} leaf {leaf} shows {}/{}/{}",
+                birth.log, birth.epoch, birth.lsn
+            );
             match self.inner.locate(birth.log, birth.lsn)? {
                 None => found.problem(format!("{name}, which has no location")),
                 Some((_, location)) if location.epoch != birth.epoch => {
                     found.problem(format!("{name}, which is located under {}", location.epoch));
                 }
-                Some((_, location)) if !present.contains_key(&location.segment) && !self.segment_is_there(location.segment) => {
+                Some((_, location))
+                    if !present.contains_key(&location.segment)
+                        && !self.segment_is_there(location.segment) =>
+                {
                     found.problem(format!("{name}, whose {} is missing", location.segment));
                 }
                 Some(_) if scrub => match self.inner.read_births(*birth, &mut block) {
@@ -91,7 +102,11 @@ impl Engine {
     }
 
     /// Blocks that the figures take for live and no map shows would never be collected.
-    fn check_figures(&self, present: &BTreeMap<SegmentId, u64>, found: &mut Findings) -> Result<()> {
+    fn check_figures(
+        &self,
+        present: &BTreeMap<SegmentId, u64>,
+        found: &mut Findings,
+    ) -> Result<()> {
         let upto = lock(&self.inner.progress).applied.segment;
         for (segment, figures) in self.figures() {
             found.segments += 1;

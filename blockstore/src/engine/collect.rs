@@ -11,8 +11,8 @@ use crate::valuelog::format::{EntryKind, LogEntry};
 use crate::valuelog::{Room, scan};
 use crate::{BLOCK, Birth, Error, Kind, LogId, Lsn, MapId, Result, SegmentId, Subject};
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Background collection moves out of segments with less than this share alive, in percent.
@@ -39,7 +39,9 @@ impl Engine {
             let wake = lock(&inner.wake);
             let (mut wake, _) = inner
                 .woken
-                .wait_timeout_while(wake, ROUND, |wake| !wake.sweep && !inner.stopping.load(Relaxed))
+                .wait_timeout_while(wake, ROUND, |wake| {
+                    !wake.sweep && !inner.stopping.load(Relaxed)
+                })
                 .unwrap_or_else(PoisonError::into_inner);
             wake.sweep = false;
             drop(wake);
@@ -57,7 +59,10 @@ impl Engine {
     /// One round in the background: sweep, then what is worth it.
     pub(crate) fn collect_some(&self) -> Result<Reclaimed> {
         let _one = lock(&self.inner.collecting);
-        let mut done = Reclaimed { maps: self.sweep()?, ..Reclaimed::default() };
+        let mut done = Reclaimed {
+            maps: self.sweep()?,
+            ..Reclaimed::default()
+        };
         let worth = |live: u64, blocks: u64| live * 100 < blocks * LIVE_PERCENT_BACKGROUND;
         self.collect_segments(&worth, &mut done)?;
         Ok(done)
@@ -88,9 +93,16 @@ impl Engine {
         Ok(present.into_keys().filter(|known| *known < upto).collect())
     }
 
-    fn collect_segments(&self, worth: &dyn Fn(u64, u64) -> bool, done: &mut Reclaimed) -> Result<()> {
+    fn collect_segments(
+        &self,
+        worth: &dyn Fn(u64, u64) -> bool,
+        done: &mut Reclaimed,
+    ) -> Result<()> {
         for segment in self.settled_segments()? {
-            let figures = lock(&self.inner.figures).get(&segment).copied().unwrap_or_default();
+            let figures = lock(&self.inner.figures)
+                .get(&segment)
+                .copied()
+                .unwrap_or_default();
             if worth(figures.live_blocks, figures.blocks) || figures.live_blocks == 0 {
                 self.collect_segment(segment, done)?;
             }
@@ -114,7 +126,11 @@ impl Engine {
 
     fn collect_segment(&self, segment: SegmentId, done: &mut Reclaimed) -> Result<()> {
         let inner = &self.inner;
-        let bytes = inner.log.file(segment).and_then(|file| file.allocated()).unwrap_or(0);
+        let bytes = inner
+            .log
+            .file(segment)
+            .and_then(|file| file.allocated())
+            .unwrap_or(0);
         let live = self.live_runs(segment)?;
         let mut end = Position::default();
         for run in &live {
@@ -151,19 +167,24 @@ impl Engine {
         };
         inner.throttle()?;
         inner.written.moved.fetch_add(payload.len() as u64, Relaxed);
-        inner.log.append(vec![entry], &[&payload], Room::Reserve, |appended, entries| {
-            let operations = entries
-                .into_iter()
-                .zip(&appended.offsets)
-                .map(|(entry, offset)| Operation::Move {
-                    log: entry.log,
-                    lsn: entry.lsn,
-                    location: located(entry, appended.segment, *offset),
-                })
-                .collect();
-            // Readers go on with the old place until the index has the new one.
-            inner.queue_moves(appended.end, operations);
-        })
+        inner.log.append(
+            vec![entry],
+            &[&payload],
+            Room::Reserve,
+            |appended, entries| {
+                let operations = entries
+                    .into_iter()
+                    .zip(&appended.offsets)
+                    .map(|(entry, offset)| Operation::Move {
+                        log: entry.log,
+                        lsn: entry.lsn,
+                        location: located(entry, appended.segment, *offset),
+                    })
+                    .collect();
+                // Readers go on with the old place until the index has the new one.
+                inner.queue_moves(appended.end, operations);
+            },
+        )
     }
 
     /// Deletes the locations that still name a segment; all that was alive there has moved.
@@ -197,9 +218,16 @@ impl Engine {
             let text = format!("{segment} has no readable footer; run `infall check`");
             Error::new(Kind::Corrupt, Subject::Store, text).because(failure)
         };
-        let file = self.inner.log.file(segment).map_err(|failure| unreadable(failure.into()))?;
-        let footer = scan::footer(file.as_ref(), segment).map_err(|failure| unreadable(failure.into()))?;
-        footer.map(|footer| footer.entries).ok_or_else(|| unreadable("it is not sealed".into()))
+        let file = self
+            .inner
+            .log
+            .file(segment)
+            .map_err(|failure| unreadable(failure.into()))?;
+        let footer =
+            scan::footer(file.as_ref(), segment).map_err(|failure| unreadable(failure.into()))?;
+        footer
+            .map(|footer| footer.entries)
+            .ok_or_else(|| unreadable("it is not sealed".into()))
     }
 
     /// The births in a segment that some cut of their home map shows.
@@ -209,7 +237,10 @@ impl Engine {
         for (_, entry) in self.footer(segment)? {
             for index in 0..entry.count {
                 let birth = entry.birth(index);
-                let Some((first, location)) = self.inner.index.location(birth.log, birth.lsn)? else { continue };
+                let Some((first, location)) = self.inner.index.location(birth.log, birth.lsn)?
+                else {
+                    continue;
+                };
                 let block = entry.block + u64::from(index);
                 if location.segment != segment
                     || location.epoch != birth.epoch
@@ -232,7 +263,14 @@ impl Engine {
                         run.count += 1;
                         run.checks.push(check);
                     }
-                    _ => live.push(LiveRun { map: entry.map, block, birth, record: first, count: 1, checks: vec![check] }),
+                    _ => live.push(LiveRun {
+                        map: entry.map,
+                        block,
+                        birth,
+                        record: first,
+                        count: 1,
+                        checks: vec![check],
+                    }),
                 }
             }
         }
@@ -243,7 +281,11 @@ impl Engine {
 impl Inner {
     /// Queues moves without showing them as fresh: until the index has them, the old place serves.
     fn queue_moves(&self, end: Position, operations: Vec<Operation>) {
-        lock(&self.queue).extend(operations.into_iter().map(|operation| super::Queued { end, operation }));
+        lock(&self.queue).extend(
+            operations
+                .into_iter()
+                .map(|operation| super::Queued { end, operation }),
+        );
     }
 }
 
@@ -267,7 +309,11 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(inner: &'a Inner) -> Self {
-        Self { inner, leaf: None, births: BTreeSet::new() }
+        Self {
+            inner,
+            leaf: None,
+            births: BTreeSet::new(),
+        }
     }
 
     fn shows(&mut self, map: MapId, block: u64, birth: Birth) -> Result<bool> {
@@ -295,7 +341,10 @@ impl Inner {
         }
         let mut births = BTreeSet::new();
         for cut in cuts {
-            let below = versions.iter().filter(|(lsn, _)| *lsn <= cut).map(|(_, version)| version);
+            let below = versions
+                .iter()
+                .filter(|(lsn, _)| *lsn <= cut)
+                .map(|(_, version)| version);
             for slot in Leaf::resolve(below).slots.iter() {
                 if let Slot::Born(birth) = slot {
                     births.insert((birth.log, birth.lsn));

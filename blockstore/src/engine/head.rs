@@ -10,7 +10,9 @@ use crate::index::Location;
 use crate::index::leaf::{Leaf, Slot};
 use crate::valuelog::Room;
 use crate::valuelog::format::{EntryKind, LogEntry, Position, birth_crc};
-use crate::{BLOCK, Birth, Epoch, Error, Kind, LEAF_BLOCKS, LogId, Lsn, MapId, Result, SealedMap, Subject};
+use crate::{
+    BLOCK, Birth, Epoch, Error, Kind, LEAF_BLOCKS, LogId, Lsn, MapId, Result, SealedMap, Subject,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
@@ -63,7 +65,12 @@ impl Head {
 
 impl HeadState {
     /// The leaf, loaded from the index if it is not in memory.
-    pub(super) fn leaf<'a>(&'a mut self, inner: &Inner, map: MapId, leaf: u32) -> Result<&'a mut HeadLeaf> {
+    pub(super) fn leaf<'a>(
+        &'a mut self,
+        inner: &Inner,
+        map: MapId,
+        leaf: u32,
+    ) -> Result<&'a mut HeadLeaf> {
         if !self.leaves.contains_key(&leaf) {
             if self.leaves.len() >= LEAVES_MAX {
                 let mut spare = LEAVES_MAX / 8;
@@ -75,9 +82,17 @@ impl HeadState {
             }
             let versions = inner.index.chain(map, leaf, HEAD)?;
             let resolved = Leaf::resolve(versions.iter().map(|(_, version)| version));
-            self.leaves.insert(leaf, HeadLeaf { leaf: resolved, queued: 0 });
+            self.leaves.insert(
+                leaf,
+                HeadLeaf {
+                    leaf: resolved,
+                    queued: 0,
+                },
+            );
         }
-        self.leaves.get_mut(&leaf).ok_or_else(|| Error::new(Kind::Internal, Subject::Volume, "a leaf vanished"))
+        self.leaves
+            .get_mut(&leaf)
+            .ok_or_else(|| Error::new(Kind::Internal, Subject::Volume, "a leaf vanished"))
     }
 
     /// Asks the catalog again which seals have a name. Under the head's lock: a seal is provisional until
@@ -89,14 +104,28 @@ impl HeadState {
     }
 
     /// Shows `slot` (and the ones after it) over a range; returns the births of our own that died.
-    fn show(&mut self, inner: &Inner, map: MapId, block: u64, count: u64, slot: Slot, at: Lsn) -> Result<Vec<Dead>> {
+    fn show(
+        &mut self,
+        inner: &Inner,
+        map: MapId,
+        block: u64,
+        count: u64,
+        slot: Slot,
+        at: Lsn,
+    ) -> Result<Vec<Dead>> {
         let mut dead: Vec<Dead> = Vec::new();
-        let newest_seal = self.seals.range(..at).next_back().max(self.provisional.range(..at).next_back()).copied();
+        let newest_seal = self
+            .seals
+            .range(..at)
+            .next_back()
+            .max(self.provisional.range(..at).next_back())
+            .copied();
         let own = self.log;
         let mut index = 0;
         while index < count {
             let (leaf, first) = leaf_of(block + index);
-            let here = (LEAF_BLOCKS - first).min(usize::try_from(count - index).unwrap_or(usize::MAX));
+            let here =
+                (LEAF_BLOCKS - first).min(usize::try_from(count - index).unwrap_or(usize::MAX));
             let held = self.leaf(inner, map, leaf)?;
             for place in &mut held.leaf.slots[first..first + here] {
                 if let Slot::Born(birth) = *place
@@ -105,7 +134,11 @@ impl HeadState {
                 {
                     match dead.last_mut() {
                         Some(run) if run.lsn.0 + run.count == birth.lsn.0 => run.count += 1,
-                        _ => dead.push(Dead { log: own, lsn: birth.lsn, count: 1 }),
+                        _ => dead.push(Dead {
+                            log: own,
+                            lsn: birth.lsn,
+                            count: 1,
+                        }),
                     }
                 }
                 *place = slot.advance(index);
@@ -122,17 +155,23 @@ impl Inner {
         if let Some(head) = lock(&self.heads).get(&map) {
             return Ok(head.clone());
         }
-        let gone = || Error::new(Kind::NotFound, Subject::Volume, format!("no writable map {map}"));
+        let gone = || {
+            Error::new(
+                Kind::NotFound,
+                Subject::Volume,
+                format!("no writable map {map}"),
+            )
+        };
         let row = self.names.map(map)?.ok_or_else(gone)?;
         if !self.names.cuts(map)?.contains(&HEAD) {
             return Err(gone());
         }
-        self.load_head(map, row)
+        self.load_head(map, &row)
     }
 
     /// The head of a volume, also of one that was removed and whose seals live on: its tail of the log
     /// must be replayed as it was written.
-    fn load_head(&self, map: MapId, row: MapRow) -> Result<Head> {
+    fn load_head(&self, map: MapId, row: &MapRow) -> Result<Head> {
         let mut seals = self.names.cuts(map)?;
         seals.remove(&HEAD);
         let state = HeadState {
@@ -145,13 +184,25 @@ impl Inner {
             provisional: BTreeSet::new(),
             leaves: BTreeMap::new(),
         };
-        let head = Head { map, state: Arc::new(Mutex::new(state)) };
+        let head = Head {
+            map,
+            state: Arc::new(Mutex::new(state)),
+        };
         Ok(lock(&self.heads).entry(map).or_insert(head).clone())
     }
 
     /// The first leaf at or behind `from` in which the head or a map below it shows something.
-    pub(super) fn next_shown_leaf(&self, map: MapId, state: &HeadState, from: u32) -> Result<Option<u32>> {
-        let held = state.leaves.range(from..).find(|(_, held)| !held.leaf.is_unset()).map(|(leaf, _)| *leaf);
+    pub(super) fn next_shown_leaf(
+        &self,
+        map: MapId,
+        state: &HeadState,
+        from: u32,
+    ) -> Result<Option<u32>> {
+        let held = state
+            .leaves
+            .range(from..)
+            .find(|(_, held)| !held.leaf.is_unset())
+            .map(|(leaf, _)| *leaf);
         let stored = self.index.next_leaf(map, from)?;
         let below = match state.parent {
             Some(parent) => self.next_sealed_leaf(parent, from)?,
@@ -165,19 +216,43 @@ impl Inner {
             return Ok(head.clone());
         }
         let row = self.names.map(map)?;
-        let row = row.ok_or_else(|| Error::new(Kind::Corrupt, Subject::Volume, format!("{map} lost its row")))?;
-        self.load_head(map, row)
+        let row = row.ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                Subject::Volume,
+                format!("{map} lost its row"),
+            )
+        })?;
+        self.load_head(map, &row)
     }
 
     /// Replays a write read back from the log.
-    pub(super) fn replay_write(&self, entry: &LogEntry, location: Location, end: Position) -> Result<()> {
+    pub(super) fn replay_write(
+        &self,
+        entry: &LogEntry,
+        location: Location,
+        end: Position,
+    ) -> Result<()> {
         let head = self.replay_head(entry.map)?;
         let mut state = lock(&head.state);
         let slot = Slot::Born(entry.birth(0));
-        let dead = state.show(self, entry.map, entry.block, u64::from(entry.count), slot, entry.lsn)?;
+        let dead = state.show(
+            self,
+            entry.map,
+            entry.block,
+            u64::from(entry.count),
+            slot,
+            entry.lsn,
+        )?;
         state.next = state.next.max(Lsn(entry.lsn.0 + entry.lsns()));
-        let operation =
-            Operation::Write { log: entry.log, lsn: entry.lsn, map: entry.map, block: entry.block, location, dead };
+        let operation = Operation::Write {
+            log: entry.log,
+            lsn: entry.lsn,
+            map: entry.map,
+            block: entry.block,
+            location,
+            dead,
+        };
         self.queue(end, vec![operation]);
         Ok(())
     }
@@ -193,9 +268,16 @@ impl Inner {
         let operation = if entry.kind == EntryKind::Zero {
             self.zero_operation(head.map, &mut state, entry.lsn, entry.block, entry.argument)?
         } else if entry.kind == EntryKind::Seal {
-            Operation::Seal { log: entry.log, lsn: entry.lsn, map: entry.map }
+            Operation::Seal {
+                log: entry.log,
+                lsn: entry.lsn,
+                map: entry.map,
+            }
         } else {
-            Operation::Mark { log: entry.log, lsn: entry.lsn }
+            Operation::Mark {
+                log: entry.log,
+                lsn: entry.lsn,
+            }
         };
         state.next = state.next.max(Lsn(entry.lsn.0 + 1));
         self.queue(end, vec![operation]);
@@ -223,7 +305,15 @@ impl Inner {
             leaves.push(leaf);
             from = leaf + 1;
         }
-        Ok(Operation::Zero { log: state.log, lsn, map, block, count, leaves, dead })
+        Ok(Operation::Zero {
+            log: state.log,
+            lsn,
+            map,
+            block,
+            count,
+            leaves,
+            dead,
+        })
     }
 
     /// Begins this run's epoch in the log, once.
@@ -260,20 +350,26 @@ impl Inner {
         let (log, map) = (state.log, head.map);
         let mut shown = Ok(());
         // Seals and zeroes free or keep data; on a full disk they must still go through.
-        let end = self.log.append(vec![entry], &[], Room::Reserve, |appended, _| {
-            let operation = match kind {
-                EntryKind::Seal => Operation::Seal { log, lsn, map },
-                EntryKind::Zero => match self.zero_operation(map, state, lsn, block, argument) {
-                    Ok(operation) => operation,
-                    Err(failure) => {
-                        shown = Err(failure);
+        let end = self
+            .log
+            .append(vec![entry], &[], Room::Reserve, |appended, _| {
+                let operation = match kind {
+                    EntryKind::Seal => Operation::Seal { log, lsn, map },
+                    EntryKind::Zero => {
+                        match self.zero_operation(map, state, lsn, block, argument) {
+                            Ok(operation) => operation,
+                            Err(failure) => {
+                                shown = Err(failure);
+                                Operation::Mark { log, lsn }
+                            }
+                        }
+                    }
+                    EntryKind::Start | EntryKind::Write | EntryKind::Resize | EntryKind::Move => {
                         Operation::Mark { log, lsn }
                     }
-                },
-                EntryKind::Start | EntryKind::Write | EntryKind::Resize | EntryKind::Move => Operation::Mark { log, lsn },
-            };
-            self.queue(appended.end, vec![operation]);
-        })?;
+                };
+                self.queue(appended.end, vec![operation]);
+            })?;
         if let Err(failure) = shown {
             // The log says so and the index cannot follow: only an opening can bring them together.
             return Err(self.log.refuse("read the index", failure));
@@ -304,15 +400,28 @@ impl Engine {
         within(state.length_bytes, block * BLOCK as u64, bytes.len() as u64)?;
         self.inner.start(head, state)?;
         let mut at = block;
-        for (part, part_checks) in bytes.chunks(APPEND_BLOCKS * BLOCK).zip(checks.chunks(APPEND_BLOCKS)) {
+        for (part, part_checks) in bytes
+            .chunks(APPEND_BLOCKS * BLOCK)
+            .zip(checks.chunks(APPEND_BLOCKS))
+        {
             self.append_part(head, state, at, part, part_checks)?;
             at += part_checks.len() as u64;
         }
-        self.inner.written.client.fetch_add(bytes.len() as u64, Relaxed);
+        self.inner
+            .written
+            .client
+            .fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
     }
 
-    fn append_part(&self, head: &Head, state: &mut HeadState, block: u64, bytes: &[u8], checks: &[u32]) -> Result<()> {
+    fn append_part(
+        &self,
+        head: &Head,
+        state: &mut HeadState,
+        block: u64,
+        bytes: &[u8],
+        checks: &[u32],
+    ) -> Result<()> {
         let inner = &self.inner;
         // Load first: an index that cannot be read must fail before the log is written.
         let mut at = block;
@@ -323,30 +432,49 @@ impl Engine {
         }
         let (mut entries, mut payload) = (Vec::new(), Vec::new());
         let (mut lsn, mut at) = (state.next, block);
-        for (part, part_checks) in bytes.chunks(ENTRY_BLOCKS * BLOCK).zip(checks.chunks(ENTRY_BLOCKS)) {
+        for (part, part_checks) in bytes
+            .chunks(ENTRY_BLOCKS * BLOCK)
+            .zip(checks.chunks(ENTRY_BLOCKS))
+        {
             entries.push(born(state.log, inner.epoch, lsn, head.map, at, part_checks));
             payload.push(part);
             lsn = Lsn(lsn.0 + part_checks.len() as u64);
             at += part_checks.len() as u64;
         }
         let mut shown = Ok(());
-        inner.log.append(entries, &payload, Room::Ordinary, |appended, entries| {
-            let mut operations = Vec::with_capacity(entries.len());
-            for (entry, offset) in entries.into_iter().zip(&appended.offsets) {
-                let slot = Slot::Born(entry.birth(0));
-                let dead = match state.show(inner, head.map, entry.block, u64::from(entry.count), slot, entry.lsn) {
-                    Ok(dead) => dead,
-                    Err(failure) => {
-                        shown = Err(failure);
-                        Vec::new()
-                    }
-                };
-                let (log, lsn, map, block) = (entry.log, entry.lsn, entry.map, entry.block);
-                let location = located(entry, appended.segment, *offset);
-                operations.push(Operation::Write { log, lsn, map, block, location, dead });
-            }
-            inner.queue(appended.end, operations);
-        })?;
+        inner
+            .log
+            .append(entries, &payload, Room::Ordinary, |appended, entries| {
+                let mut operations = Vec::with_capacity(entries.len());
+                for (entry, offset) in entries.into_iter().zip(&appended.offsets) {
+                    let slot = Slot::Born(entry.birth(0));
+                    let dead = match state.show(
+                        inner,
+                        head.map,
+                        entry.block,
+                        u64::from(entry.count),
+                        slot,
+                        entry.lsn,
+                    ) {
+                        Ok(dead) => dead,
+                        Err(failure) => {
+                            shown = Err(failure);
+                            Vec::new()
+                        }
+                    };
+                    let (log, lsn, map, block) = (entry.log, entry.lsn, entry.map, entry.block);
+                    let location = located(entry, appended.segment, *offset);
+                    operations.push(Operation::Write {
+                        log,
+                        lsn,
+                        map,
+                        block,
+                        location,
+                        dead,
+                    });
+                }
+                inner.queue(appended.end, operations);
+            })?;
         state.next = lsn;
         // The log says so and the index cannot follow: only an opening can bring them together.
         shown.map_err(|failure| inner.log.refuse("read the index", failure))
@@ -355,7 +483,11 @@ impl Engine {
     /// Writes any range: the blocks that it cuts are read, merged and written whole, under one lock.
     pub(crate) fn write_bytes(&self, head: &Head, offset: u64, bytes: &[u8]) -> Result<()> {
         if offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK) {
-            return if bytes.is_empty() { Ok(()) } else { self.write(head, offset / BLOCK as u64, bytes) };
+            return if bytes.is_empty() {
+                Ok(())
+            } else {
+                self.write(head, offset / BLOCK as u64, bytes)
+            };
         }
         self.inner.throttle()?;
         let mut state = lock(&head.state);
@@ -364,9 +496,11 @@ impl Engine {
         let end = (offset + bytes.len() as u64).div_ceil(BLOCK as u64);
         let mut whole = vec![0; usize::try_from(end - first).unwrap_or(usize::MAX) * BLOCK];
         let last_at = whole.len() - BLOCK;
-        self.inner.read_state(head.map, &mut state, first, &mut whole[..BLOCK])?;
+        self.inner
+            .read_state(head.map, &mut state, first, &mut whole[..BLOCK])?;
         if last_at > 0 {
-            self.inner.read_state(head.map, &mut state, end - 1, &mut whole[last_at..])?;
+            self.inner
+                .read_state(head.map, &mut state, end - 1, &mut whole[last_at..])?;
         }
         let lead = usize::try_from(offset - first * BLOCK as u64).unwrap_or(0);
         whole[lead..lead + bytes.len()].copy_from_slice(bytes);
@@ -378,7 +512,11 @@ impl Engine {
     pub(crate) fn zero(&self, head: &Head, block: u64, count: u64) -> Result<()> {
         self.inner.throttle()?;
         let mut state = lock(&head.state);
-        within(state.length_bytes, block * BLOCK as u64, count * BLOCK as u64)?;
+        within(
+            state.length_bytes,
+            block * BLOCK as u64,
+            count * BLOCK as u64,
+        )?;
         self.zero_locked(head, &mut state, block, count)
     }
 
@@ -393,24 +531,44 @@ impl Engine {
             return self.write_bytes(head, offset, &vec![0; usize::try_from(length).unwrap_or(0)]);
         }
         if first > offset {
-            self.write_bytes(head, offset, &vec![0; usize::try_from(first - offset).unwrap_or(0)])?;
+            self.write_bytes(
+                head,
+                offset,
+                &vec![0; usize::try_from(first - offset).unwrap_or(0)],
+            )?;
         }
         if last > first {
             self.zero(head, first / block, (last - first) / block)?;
         }
         if end > last {
-            self.write_bytes(head, last, &vec![0; usize::try_from(end - last).unwrap_or(0)])?;
+            self.write_bytes(
+                head,
+                last,
+                &vec![0; usize::try_from(end - last).unwrap_or(0)],
+            )?;
         }
         Ok(())
     }
 
-    fn zero_locked(&self, head: &Head, state: &mut HeadState, block: u64, count: u64) -> Result<()> {
-        let shown = self.inner.next_shown_leaf(head.map, state, leaf_of(block).0)?;
-        if count == 0 || shown.is_none_or(|leaf| u64::from(leaf) * LEAF_BLOCKS as u64 >= block + count) {
+    fn zero_locked(
+        &self,
+        head: &Head,
+        state: &mut HeadState,
+        block: u64,
+        count: u64,
+    ) -> Result<()> {
+        let shown = self
+            .inner
+            .next_shown_leaf(head.map, state, leaf_of(block).0)?;
+        if count == 0
+            || shown.is_none_or(|leaf| u64::from(leaf) * LEAF_BLOCKS as u64 >= block + count)
+        {
             return Ok(());
         }
         self.inner.start(head, state)?;
-        self.inner.mark(head, state, EntryKind::Zero, block, count).map(|_| ())
+        self.inner
+            .mark(head, state, EntryKind::Zero, block, count)
+            .map(|_| ())
     }
 
     /// Everything answered before is durable when this returns.
@@ -428,7 +586,11 @@ impl Engine {
             (lsn, end, state.length_bytes)
         };
         self.settle_through(end)?;
-        Ok(SealedMap { map: head.map, lsn, length_bytes })
+        Ok(SealedMap {
+            map: head.map,
+            lsn,
+            length_bytes,
+        })
     }
 
     /// The catalog has the seal now, or never will: its answer counts from here on.
@@ -450,7 +612,9 @@ impl Engine {
                 let count = state.length_bytes.div_ceil(BLOCK as u64) - block;
                 self.zero_locked(head, &mut state, block, count)?;
             }
-            let (_, end) = self.inner.mark(head, &mut state, EntryKind::Resize, 0, length_bytes)?;
+            let (_, end) = self
+                .inner
+                .mark(head, &mut state, EntryKind::Resize, 0, length_bytes)?;
             state.length_bytes = length_bytes;
             end
         };
@@ -459,24 +623,58 @@ impl Engine {
 }
 
 /// An entry for blocks about to be born; `checks` are the CRCs of the payload.
-pub(super) fn born(log: LogId, epoch: Epoch, lsn: Lsn, map: MapId, block: u64, checks: &[u32]) -> LogEntry {
+pub(super) fn born(
+    log: LogId,
+    epoch: Epoch,
+    lsn: Lsn,
+    map: MapId,
+    block: u64,
+    checks: &[u32],
+) -> LogEntry {
     let checks: Vec<u32> = checks
         .iter()
         .zip(lsn.0..)
-        .map(|(check, lsn)| check ^ birth_crc(Birth { log, epoch, lsn: Lsn(lsn) }))
+        .map(|(check, lsn)| {
+            check
+                ^ birth_crc(Birth {
+                    log,
+                    epoch,
+                    lsn: Lsn(lsn),
+                })
+        })
         .collect();
     let count = u32::try_from(checks.len()).unwrap_or(u32::MAX);
-    LogEntry { kind: EntryKind::Write, log, epoch, lsn, map, block, count, argument: 0, checks }
+    LogEntry {
+        kind: EntryKind::Write,
+        log,
+        epoch,
+        lsn,
+        map,
+        block,
+        count,
+        argument: 0,
+        checks,
+    }
 }
 
 /// The location of an entry's payload.
 pub(super) fn located(entry: LogEntry, segment: crate::SegmentId, offset: u64) -> Location {
-    Location { epoch: entry.epoch, segment, offset, map: entry.map, block: entry.block, checks: entry.checks.into() }
+    Location {
+        epoch: entry.epoch,
+        segment,
+        offset,
+        map: entry.map,
+        block: entry.block,
+        checks: entry.checks.into(),
+    }
 }
 
 /// A range must lie inside the map.
 pub(super) fn within(length_bytes: u64, offset: u64, count: u64) -> Result<()> {
-    if offset.checked_add(count).is_some_and(|end| end <= length_bytes) {
+    if offset
+        .checked_add(count)
+        .is_some_and(|end| end <= length_bytes)
+    {
         return Ok(());
     }
     let text = format!("bytes {offset}+{count} lie outside (the length is {length_bytes} bytes)");

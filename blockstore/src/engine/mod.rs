@@ -56,14 +56,33 @@ struct Dead {
 
 /// A log entry on its way into the index.
 enum Operation {
-    Write { log: LogId, lsn: Lsn, map: MapId, block: u64, location: Location, dead: Vec<Dead> },
+    Write {
+        log: LogId,
+        lsn: Lsn,
+        map: MapId,
+        block: u64,
+        location: Location,
+        dead: Vec<Dead>,
+    },
     /// `leaves` are those in which something showed.
-    Zero { log: LogId, lsn: Lsn, map: MapId, block: u64, count: u64, leaves: Vec<u32>, dead: Vec<Dead> },
+    Zero {
+        log: LogId,
+        lsn: Lsn,
+        map: MapId,
+        block: u64,
+        count: u64,
+        leaves: Vec<u32>,
+        dead: Vec<Dead>,
+    },
     /// Deltas before and after must not be merged.
     Seal { log: LogId, lsn: Lsn, map: MapId },
     /// Takes an lsn and changes nothing in the index.
     Mark { log: LogId, lsn: Lsn },
-    Move { log: LogId, lsn: Lsn, location: Location },
+    Move {
+        log: LogId,
+        lsn: Lsn,
+        location: Location,
+    },
 }
 
 struct Queued {
@@ -158,7 +177,10 @@ impl Engine {
         let found = recover::read_tail(disk.as_ref(), &index, options.settings)?;
         let epoch = Epoch(u32::try_from(options.settings.boot).unwrap_or(u32::MAX));
         let ingest = LogId(names.map_id()?.0);
-        let start = Position { segment: found.next, offset: 0 };
+        let start = Position {
+            segment: found.next,
+            offset: 0,
+        };
         let figures = index.figures()?.into_iter().collect();
         let inner = Inner {
             log: ValueLog::new(disk, options.settings, found.next),
@@ -169,12 +191,19 @@ impl Engine {
             queue: Mutex::default(),
             queue_room: Condvar::new(),
             fresh: RwLock::default(),
-            progress: Mutex::new(Progress { applied: start, checkpointed: start, since_checkpoint: 0 }),
+            progress: Mutex::new(Progress {
+                applied: start,
+                checkpointed: start,
+                since_checkpoint: 0,
+            }),
             progressed: Condvar::new(),
             index_writer: Mutex::default(),
             figures: Mutex::new(figures),
             heads: Mutex::default(),
-            ingest: Mutex::new(Ingest { log: ingest, next: Lsn(1) }),
+            ingest: Mutex::new(Ingest {
+                log: ingest,
+                next: Lsn(1),
+            }),
             leaves: quick_cache::sync::Cache::new(options.leaf_cache.max(64)),
             parents: Mutex::default(),
             views: Mutex::default(),
@@ -187,7 +216,9 @@ impl Engine {
             stopping: AtomicBool::new(false),
             running: Mutex::default(),
         };
-        let engine = Self { inner: Arc::new(inner) };
+        let engine = Self {
+            inner: Arc::new(inner),
+        };
         engine.replay(found.batches, start)?;
         engine.sweep_unfinished()?;
         if options.threads {
@@ -202,16 +233,28 @@ impl Engine {
 
     fn spawn(&self, name: &str, work: fn(&Self)) -> Result<()> {
         let engine = self.clone();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&engine)).map_err(|failure| {
-            Error::new(Kind::Internal, Subject::Store, format!("cannot start {name}")).because(failure)
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || work(&engine))
+            .map_err(|failure| {
+                Error::new(
+                    Kind::Internal,
+                    Subject::Store,
+                    format!("cannot start {name}"),
+                )
+                .because(failure)
+            })?;
         lock(&self.inner.running).push(thread);
         Ok(())
     }
 
     /// Syncs, applies, checkpoints and stops the threads. The last call on an engine.
     pub(crate) fn close(&self) -> Result<()> {
-        let done = self.inner.log.seal_active().and_then(|()| self.checkpoint());
+        let done = self
+            .inner
+            .log
+            .seal_active()
+            .and_then(|()| self.checkpoint());
         self.inner.stopping.store(true, Relaxed);
         self.inner.woken.notify_all();
         self.inner.progressed.notify_all();
@@ -273,7 +316,14 @@ impl Engine {
     /// Free bytes of the disk, and what the segments take of it, with each segment's share.
     pub(crate) fn space(&self) -> Result<(u64, BTreeMap<SegmentId, u64>)> {
         let disk = self.inner.log.disk();
-        let unreadable = |failure| Error::new(Kind::Internal, Subject::Store, "cannot read the disk's figures").because(failure);
+        let unreadable = |failure| {
+            Error::new(
+                Kind::Internal,
+                Subject::Store,
+                "cannot read the disk's figures",
+            )
+            .because(failure)
+        };
         let mut segments = BTreeMap::new();
         for name in disk.list().map_err(unreadable)? {
             // A segment that the collector removed meanwhile takes nothing.
@@ -303,13 +353,21 @@ impl Inner {
         {
             let mut fresh = self.fresh.write().unwrap_or_else(PoisonError::into_inner);
             for operation in &operations {
-                if let Operation::Write { log, lsn, location, .. } | Operation::Move { log, lsn, location } = operation {
+                if let Operation::Write {
+                    log, lsn, location, ..
+                }
+                | Operation::Move { log, lsn, location } = operation
+                {
                     fresh.insert((*log, *lsn), location.clone());
                 }
             }
         }
         let mut queue = lock(&self.queue);
-        queue.extend(operations.into_iter().map(|operation| Queued { end, operation }));
+        queue.extend(
+            operations
+                .into_iter()
+                .map(|operation| Queued { end, operation }),
+        );
     }
 
     /// Waits while too much is queued, and asks for a sync when too much is unsynced.
@@ -341,7 +399,9 @@ impl Inner {
             let wake = lock(&self.wake);
             let (mut wake, _) = self
                 .woken
-                .wait_timeout_while(wake, SYNC_INTERVAL, |wake| !wake.sync && !self.stopping.load(Relaxed))
+                .wait_timeout_while(wake, SYNC_INTERVAL, |wake| {
+                    !wake.sync && !self.stopping.load(Relaxed)
+                })
                 .unwrap_or_else(PoisonError::into_inner);
             wake.sync = false;
             drop(wake);
@@ -359,5 +419,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The leaf a block is in, and its place there.
 fn leaf_of(block: u64) -> (u32, usize) {
     let leaf = u32::try_from(block / crate::LEAF_BLOCKS as u64).unwrap_or(u32::MAX);
-    (leaf, usize::try_from(block % crate::LEAF_BLOCKS as u64).unwrap_or(0))
+    (
+        leaf,
+        usize::try_from(block % crate::LEAF_BLOCKS as u64).unwrap_or(0),
+    )
 }

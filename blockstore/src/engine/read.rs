@@ -10,7 +10,9 @@ use crate::index::leaf::{Leaf, Slot};
 use crate::object::ReadAt;
 use crate::valuelog::format::birth_crc;
 use crate::volume::Extent;
-use crate::{BLOCK, Birth, Error, Kind, LEAF_BLOCKS, LogId, Lsn, MapId, Result, SealedMap, Subject};
+use crate::{
+    BLOCK, Birth, Error, Kind, LEAF_BLOCKS, LogId, Lsn, MapId, Result, SealedMap, Subject,
+};
 use std::sync::{Arc, PoisonError};
 
 /// Maps below one another that are followed; more is damage.
@@ -49,31 +51,54 @@ impl Engine {
     /// NotFound if it has no pin any more: the caller reads its row again.
     pub(crate) fn view(&self, sealed: SealedMap) -> Result<View> {
         *lock(&self.inner.views).entry(sealed.map).or_default() += 1;
-        let view = View { hold: Arc::new(Hold { engine: self.clone(), sealed }) };
+        let view = View {
+            hold: Arc::new(Hold {
+                engine: self.clone(),
+                sealed,
+            }),
+        };
         // Registered first, checked second: a sweep that missed the view has not lost its pin yet.
         if self.inner.names.cuts(sealed.map)?.contains(&sealed.lsn) {
             return Ok(view);
         }
-        Err(Error::new(Kind::NotFound, Subject::Store, format!("{} at {} is gone", sealed.map, sealed.lsn)))
+        Err(Error::new(
+            Kind::NotFound,
+            Subject::Store,
+            format!("{} at {} is gone", sealed.map, sealed.lsn),
+        ))
     }
 
     /// Reads from a head.
     pub(crate) fn read(&self, head: &Head, offset: u64, buffer: &mut [u8]) -> Result<()> {
         within(head.length_bytes(), offset, buffer.len() as u64)?;
-        self.inner.read_unaligned(offset, buffer, &mut |first, count| {
-            self.inner.head_slots(head.map, &mut lock(&head.state), first, count)
-        })
+        self.inner
+            .read_unaligned(offset, buffer, &mut |first, count| {
+                self.inner
+                    .head_slots(head.map, &mut lock(&head.state), first, count)
+            })
     }
 
     /// Allocation of a head.
-    pub(crate) fn extents(&self, head: &Head, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+    pub(crate) fn extents(
+        &self,
+        head: &Head,
+        offset: u64,
+        length: u64,
+        max: usize,
+    ) -> Result<Vec<Extent>> {
         within(head.length_bytes(), offset, length)?;
         self.inner.extents(
             offset,
             length,
             max,
-            &mut |from| self.inner.next_shown_leaf(head.map, &lock(&head.state), from),
-            &mut |first, count| self.inner.head_slots(head.map, &mut lock(&head.state), first, count),
+            &mut |from| {
+                self.inner
+                    .next_shown_leaf(head.map, &lock(&head.state), from)
+            },
+            &mut |first, count| {
+                self.inner
+                    .head_slots(head.map, &mut lock(&head.state), first, count)
+            },
         )
     }
 
@@ -114,7 +139,9 @@ impl ReadAt for View {
         within(sealed.length_bytes, offset, buffer.len() as u64)?;
         engine
             .inner
-            .read_unaligned(offset, buffer, &mut |first, count| engine.inner.sealed_slots(*sealed, first, count))
+            .read_unaligned(offset, buffer, &mut |first, count| {
+                engine.inner.sealed_slots(*sealed, first, count)
+            })
     }
 }
 
@@ -122,7 +149,13 @@ impl ReadAt for View {
 type Slots<'a> = dyn FnMut(u64, usize) -> Result<Vec<Slot>> + 'a;
 
 impl Inner {
-    fn head_slots(&self, map: MapId, state: &mut HeadState, first: u64, count: usize) -> Result<Vec<Slot>> {
+    fn head_slots(
+        &self,
+        map: MapId,
+        state: &mut HeadState,
+        first: u64,
+        count: usize,
+    ) -> Result<Vec<Slot>> {
         let mut slots = Vec::with_capacity(count);
         while slots.len() < count {
             let (leaf, place) = leaf_of(first + slots.len() as u64);
@@ -133,9 +166,11 @@ impl Inner {
             match parent {
                 Some(parent) if shown.contains(&Slot::Unset) => {
                     let below = self.sealed_leaf(parent, leaf, DEPTH_MAX)?;
-                    slots.extend(shown.iter().zip(&below.slots[place..place + here]).map(|(own, under)| {
-                        if *own == Slot::Unset { *under } else { *own }
-                    }));
+                    slots.extend(shown.iter().zip(&below.slots[place..place + here]).map(
+                        |(own, under)| {
+                            if *own == Slot::Unset { *under } else { *own }
+                        },
+                    ));
                 }
                 _ => slots.extend_from_slice(shown),
             }
@@ -144,8 +179,16 @@ impl Inner {
     }
 
     /// Whole blocks of a head whose lock is held.
-    pub(super) fn read_state(&self, map: MapId, state: &mut HeadState, first: u64, buffer: &mut [u8]) -> Result<()> {
-        self.read_blocks(first, buffer, &mut |first, count| self.head_slots(map, state, first, count))
+    pub(super) fn read_state(
+        &self,
+        map: MapId,
+        state: &mut HeadState,
+        first: u64,
+        buffer: &mut [u8],
+    ) -> Result<()> {
+        self.read_blocks(first, buffer, &mut |first, count| {
+            self.head_slots(map, state, first, count)
+        })
     }
 
     fn sealed_slots(&self, sealed: SealedMap, first: u64, count: usize) -> Result<Vec<Slot>> {
@@ -153,7 +196,9 @@ impl Inner {
         while slots.len() < count {
             let (leaf, place) = leaf_of(first + slots.len() as u64);
             let here = (LEAF_BLOCKS - place).min(count - slots.len());
-            slots.extend_from_slice(&self.sealed_leaf(sealed, leaf, DEPTH_MAX)?.slots[place..place + here]);
+            slots.extend_from_slice(
+                &self.sealed_leaf(sealed, leaf, DEPTH_MAX)?.slots[place..place + here],
+            );
         }
         Ok(slots)
     }
@@ -174,7 +219,11 @@ impl Inner {
         }
         // What lies behind the sealed length belongs to nobody.
         let end = sealed.length_bytes.div_ceil(BLOCK as u64);
-        for (slot, block) in resolved.slots.iter_mut().zip(u64::from(leaf) * LEAF_BLOCKS as u64..) {
+        for (slot, block) in resolved
+            .slots
+            .iter_mut()
+            .zip(u64::from(leaf) * LEAF_BLOCKS as u64..)
+        {
             if block >= end {
                 *slot = Slot::Unset;
             }
@@ -189,7 +238,9 @@ impl Inner {
             return Ok(*known);
         }
         // A body under construction has no row yet, and no parent.
-        let Some(row) = self.names.map(map)? else { return Ok(None) };
+        let Some(row) = self.names.map(map)? else {
+            return Ok(None);
+        };
         let mut parents = lock(&self.parents);
         if parents.len() > 1 << 16 {
             parents.clear();
@@ -209,7 +260,11 @@ impl Inner {
             map = self.parent(here)?.map(|parent| parent.map);
             depth += 1;
             if depth > DEPTH_MAX {
-                return Err(Error::new(Kind::Corrupt, Subject::Store, format!("{} has itself below it", sealed.map)));
+                return Err(Error::new(
+                    Kind::Corrupt,
+                    Subject::Store,
+                    format!("{} has itself below it", sealed.map),
+                ));
             }
         }
         let end = sealed.length_bytes.div_ceil(crate::LEAF as u64);
@@ -230,9 +285,17 @@ impl Inner {
         while at < end && looked < EXTENT_LEAVES_MAX {
             let leaf_bytes = crate::LEAF as u64;
             let leaf = u32::try_from(at / leaf_bytes).unwrap_or(u32::MAX);
-            let shown = next_leaf(leaf)?.map_or(end, |next| (u64::from(next) * leaf_bytes).clamp(at, end));
+            let shown =
+                next_leaf(leaf)?.map_or(end, |next| (u64::from(next) * leaf_bytes).clamp(at, end));
             if shown > at {
-                add(&mut runs, Extent { offset: at, length: shown - at, data: false });
+                add(
+                    &mut runs,
+                    Extent {
+                        offset: at,
+                        length: shown - at,
+                        data: false,
+                    },
+                );
                 at = shown;
                 continue;
             }
@@ -241,8 +304,18 @@ impl Inner {
             let stop = ((u64::from(leaf) + 1) * leaf_bytes).min(end);
             let count = usize::try_from(stop.div_ceil(BLOCK as u64) - first).unwrap_or(0);
             for (slot, block) in slots(first, count)?.into_iter().zip(first..) {
-                let (from, upto) = ((block * BLOCK as u64).max(at), ((block + 1) * BLOCK as u64).min(end));
-                add(&mut runs, Extent { offset: from, length: upto - from, data: matches!(slot, Slot::Born(_)) });
+                let (from, upto) = (
+                    (block * BLOCK as u64).max(at),
+                    ((block + 1) * BLOCK as u64).min(end),
+                );
+                add(
+                    &mut runs,
+                    Extent {
+                        offset: from,
+                        length: upto - from,
+                        data: matches!(slot, Slot::Born(_)),
+                    },
+                );
             }
             at = stop;
             if runs.len() > max {
@@ -279,7 +352,12 @@ impl Inner {
         let count = buffer.len() / BLOCK;
         match self.read_slots(&slots(first, count)?, buffer) {
             Err(failure) if failure.kind() == Kind::Corrupt => {
-                tracing::warn!(first, count, failure = failure.chain(), "read again after a mismatch");
+                tracing::warn!(
+                    first,
+                    count,
+                    failure = failure.chain(),
+                    "read again after a mismatch"
+                );
                 self.read_slots(&slots(first, count)?, buffer)
             }
             other => other,
@@ -290,7 +368,8 @@ impl Inner {
         let mut at = 0;
         while at < slots.len() {
             let first = slots[at];
-            let run = (1..slots.len() - at).find(|index| slots[at + index] != first.advance(*index as u64));
+            let run = (1..slots.len() - at)
+                .find(|index| slots[at + index] != first.advance(*index as u64));
             let count = run.unwrap_or(slots.len() - at);
             let bytes = &mut buffer[at * BLOCK..(at + count) * BLOCK];
             match first {
@@ -306,12 +385,17 @@ impl Inner {
     pub(super) fn read_births(&self, first: Birth, buffer: &mut [u8]) -> Result<()> {
         let mut done = 0;
         while done < buffer.len() {
-            let birth = Birth { lsn: Lsn(first.lsn.0 + (done / BLOCK) as u64), ..first };
+            let birth = Birth {
+                lsn: Lsn(first.lsn.0 + (done / BLOCK) as u64),
+                ..first
+            };
             let rot = |what: &str| {
                 let text = format!("block {}/{}/{} {what}", birth.log, birth.epoch, birth.lsn);
                 Error::new(Kind::Corrupt, Subject::Store, text)
             };
-            let (start, location) = self.locate(birth.log, birth.lsn)?.ok_or_else(|| rot("has no location"))?;
+            let (start, location) = self
+                .locate(birth.log, birth.lsn)?
+                .ok_or_else(|| rot("has no location"))?;
             if location.epoch != birth.epoch {
                 return Err(rot("is located under another epoch"));
             }
@@ -319,13 +403,25 @@ impl Inner {
             let count = (location.checks.len() - lead).min((buffer.len() - done) / BLOCK);
             let bytes = &mut buffer[done..done + count * BLOCK];
             let offset = location.offset + (lead * BLOCK) as u64;
-            self.log.read(location.segment, offset, bytes).map_err(|failure| {
-                rot(&format!("cannot be read from {} at {offset}", location.segment)).because(failure)
-            })?;
+            self.log
+                .read(location.segment, offset, bytes)
+                .map_err(|failure| {
+                    rot(&format!(
+                        "cannot be read from {} at {offset}",
+                        location.segment
+                    ))
+                    .because(failure)
+                })?;
             for (index, block) in bytes.chunks_exact(BLOCK).enumerate() {
-                let named = Birth { lsn: Lsn(birth.lsn.0 + index as u64), ..birth };
+                let named = Birth {
+                    lsn: Lsn(birth.lsn.0 + index as u64),
+                    ..birth
+                };
                 if crc32fast::hash(block) ^ birth_crc(named) != location.checks[lead + index] {
-                    return Err(rot(&format!("fails its check (+{index}, {} at {offset})", location.segment)));
+                    return Err(rot(&format!(
+                        "fails its check (+{index}, {} at {offset})",
+                        location.segment
+                    )));
                 }
             }
             done += count * BLOCK;
@@ -337,7 +433,8 @@ impl Inner {
     pub(super) fn locate(&self, log: LogId, lsn: Lsn) -> Result<Option<(Lsn, Location)>> {
         {
             let fresh = self.fresh.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(((_, first), location)) = fresh.range((log, Lsn(0))..=(log, lsn)).next_back()
+            if let Some(((_, first), location)) =
+                fresh.range((log, Lsn(0))..=(log, lsn)).next_back()
                 && lsn.0 - first.0 < location.count()
             {
                 return Ok(Some((*first, location.clone())));
@@ -349,7 +446,9 @@ impl Inner {
 
 fn add(runs: &mut Vec<Extent>, next: Extent) {
     match runs.last_mut() {
-        Some(last) if last.data == next.data && last.offset + last.length == next.offset => last.length += next.length,
+        Some(last) if last.data == next.data && last.offset + last.length == next.offset => {
+            last.length += next.length;
+        }
         _ => runs.push(next),
     }
 }

@@ -47,9 +47,16 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
     let listed = disk.list().map_err(|failure| {
         Error::new(Kind::Internal, Subject::Store, "cannot list the segments").because(failure)
     })?;
-    let mut segments: Vec<SegmentId> = listed.iter().filter_map(|name| ValueLog::segment_of(name)).collect();
+    let mut segments: Vec<SegmentId> = listed
+        .iter()
+        .filter_map(|name| ValueLog::segment_of(name))
+        .collect();
     segments.sort_unstable();
-    let mut newest = segments.last().copied().unwrap_or_default().max(covered.segment);
+    let mut newest = segments
+        .last()
+        .copied()
+        .unwrap_or_default()
+        .max(covered.segment);
     for (segment, figures) in index.figures()? {
         newest = newest.max(segment);
         if figures.live_blocks > 0 && segments.binary_search(&segment).is_err() {
@@ -64,24 +71,50 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
     let mut cut: Option<Position> = None;
     let mut claimed = covered;
     let mut behind_cut = Vec::new();
-    for segment in segments.into_iter().filter(|segment| *segment >= covered.segment) {
+    for segment in segments
+        .into_iter()
+        .filter(|segment| *segment >= covered.segment)
+    {
         let unreadable = |failure: Box<dyn std::error::Error + Send + Sync>| {
             let text = format!("segment {} cannot be read", name(segment));
             let newer = failure.to_string().contains("format version");
-            Error::new(if newer { Kind::Unsupported } else { Kind::Corrupt }, Subject::Store, text).because(failure)
+            Error::new(
+                if newer {
+                    Kind::Unsupported
+                } else {
+                    Kind::Corrupt
+                },
+                Subject::Store,
+                text,
+            )
+            .because(failure)
         };
-        let file = disk.open(&name(segment)).map_err(|failure| unreadable(failure.into()))?;
-        let verify_from = if segment == covered.segment { covered.offset } else { 0 };
-        let scan = scan::scan(file.as_ref(), segment, verify_from).map_err(|failure| unreadable(failure.into()))?;
+        let file = disk
+            .open(&name(segment))
+            .map_err(|failure| unreadable(failure.into()))?;
+        let verify_from = if segment == covered.segment {
+            covered.offset
+        } else {
+            0
+        };
+        let scan = scan::scan(file.as_ref(), segment, verify_from)
+            .map_err(|failure| unreadable(failure.into()))?;
         let Some(scan) = scan else {
             cut.get_or_insert(Position { segment, offset: 0 });
             behind_cut.push(segment);
             continue;
         };
         if scan.header.store != settings.store {
-            return Err(corrupt(format!("segment {} belongs to another store; take it out", name(segment))));
+            return Err(corrupt(format!(
+                "segment {} belongs to another store; take it out",
+                name(segment)
+            )));
         }
-        claimed = scan.batches.iter().map(|batch| batch.synced).fold(claimed, Position::max);
+        claimed = scan
+            .batches
+            .iter()
+            .map(|batch| batch.synced)
+            .fold(claimed, Position::max);
         if scan.rot {
             return Err(rot(segment, scan.end));
         }
@@ -97,12 +130,28 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
             behind_cut.push(segment);
             continue;
         }
-        let carrying = scan.batches.iter().flat_map(|batch| &batch.entries).filter(|entry| entry.count > 0).count();
-        let complete = scan.footer.as_ref().is_some_and(|footer| footer.entries.len() == carrying);
+        let carrying = scan
+            .batches
+            .iter()
+            .flat_map(|batch| &batch.entries)
+            .filter(|entry| entry.count > 0)
+            .count();
+        let complete = scan
+            .footer
+            .as_ref()
+            .is_some_and(|footer| footer.entries.len() == carrying);
         if !complete {
-            cut = Some(Position { segment, offset: scan.end });
+            cut = Some(Position {
+                segment,
+                offset: scan.end,
+            });
         }
-        valid.push(Found { segment, file, scan, complete });
+        valid.push(Found {
+            segment,
+            file,
+            scan,
+            complete,
+        });
     }
     if let Some(cut) = cut
         && claimed > cut
@@ -110,19 +159,29 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
         return Err(rot(cut.segment, cut.offset));
     }
     for segment in behind_cut {
-        disk.remove(&name(segment)).map_err(|failure| Error::io("remove", name(segment).as_ref(), failure))?;
+        disk.remove(&name(segment))
+            .map_err(|failure| Error::io("remove", name(segment).as_ref(), failure))?;
     }
     for found in &valid {
-        repair(disk, found, claimed)
-            .map_err(|failure| Error::io("write again the tail of", name(found.segment).as_ref(), failure))?;
+        repair(disk, found, claimed).map_err(|failure| {
+            Error::io(
+                "write again the tail of",
+                name(found.segment).as_ref(),
+                failure,
+            )
+        })?;
     }
-    disk.sync_names().map_err(|failure| Error::io("sync", "the segment directory".as_ref(), failure))?;
+    disk.sync_names()
+        .map_err(|failure| Error::io("sync", "the segment directory".as_ref(), failure))?;
     let batches = valid
         .into_iter()
         .flat_map(|found| found.scan.batches)
         .filter(|batch| batch.at >= covered)
         .collect();
-    Ok(Tail { batches, next: SegmentId(newest.0 + 1) })
+    Ok(Tail {
+        batches,
+        next: SegmentId(newest.0 + 1),
+    })
 }
 
 fn rot(segment: SegmentId, offset: u64) -> Error {
@@ -135,12 +194,23 @@ fn rot(segment: SegmentId, offset: u64) -> Error {
 
 /// Writes the part above the watermark once more, cuts the rest, seals and syncs.
 fn repair(disk: &dyn Disk, found: &Found, claimed: Position) -> std::io::Result<()> {
-    let Found { segment, file, scan, complete } = found;
+    let Found {
+        segment,
+        file,
+        scan,
+        complete,
+    } = found;
     if scan.batches.is_empty() && !complete {
         return disk.remove(&name(*segment));
     }
     let end = if *complete { file.length()? } else { scan.end };
-    let from = if claimed.segment == *segment { claimed.offset.min(end) } else if claimed.segment > *segment { end } else { 0 };
+    let from = if claimed.segment == *segment {
+        claimed.offset.min(end)
+    } else if claimed.segment > *segment {
+        end
+    } else {
+        0
+    };
     let mut at = from;
     let mut piece = vec![0; 1 << 20];
     while at < end {
@@ -160,7 +230,11 @@ fn repair(disk: &dyn Disk, found: &Found, claimed: Position) -> std::io::Result<
         let at = end.next_multiple_of(BLOCK as u64);
         file.write_at(at, &[&footer.encode(*segment, scan.header.boot, at)])?;
     }
-    if from < end || !complete { file.sync() } else { Ok(()) }
+    if from < end || !complete {
+        file.sync()
+    } else {
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -170,11 +244,18 @@ impl Engine {
         let any = !batches.is_empty();
         let mut rows: HashMap<MapId, Option<bool>> = HashMap::new();
         for batch in batches {
-            let end = Position { segment: batch.at.segment, offset: batch.end() };
+            let end = Position {
+                segment: batch.at.segment,
+                offset: batch.end(),
+            };
             for (offset, entry) in batch.payload_offsets() {
                 if entry.kind == EntryKind::Move {
                     let location = location_of(entry, batch.at.segment, offset);
-                    let operation = Operation::Move { log: entry.log, lsn: entry.lsn, location };
+                    let operation = Operation::Move {
+                        log: entry.log,
+                        lsn: entry.lsn,
+                        location,
+                    };
                     inner.queue(end, vec![operation]);
                     continue;
                 }
@@ -183,7 +264,9 @@ impl Engine {
                     Some(known) => *known,
                     None => {
                         let row = inner.names.map(entry.map)?;
-                        *rows.entry(entry.map).or_insert(row.map(|row| row.log.0 == entry.map.0))
+                        *rows
+                            .entry(entry.map)
+                            .or_insert(row.map(|row| row.log.0 == entry.map.0))
                     }
                 };
                 inner.replay_entry(entry, known, batch.at.segment, offset, end)?;
@@ -202,7 +285,11 @@ fn lock_len(inner: &Inner) -> usize {
     super::lock(&inner.queue).len()
 }
 
-fn location_of(entry: &crate::valuelog::format::LogEntry, segment: SegmentId, offset: u64) -> Location {
+fn location_of(
+    entry: &crate::valuelog::format::LogEntry,
+    segment: SegmentId,
+    offset: u64,
+) -> Location {
     super::head::located(entry.clone(), segment, offset)
 }
 
@@ -217,23 +304,49 @@ impl Inner {
     ) -> Result<()> {
         let (log, lsn, map) = (entry.log, entry.lsn, entry.map);
         match (entry.kind, known) {
-            (EntryKind::Write, Some(true)) => self.replay_write(entry, location_of(entry, segment, offset), end),
+            (EntryKind::Write, Some(true)) => {
+                self.replay_write(entry, location_of(entry, segment, offset), end)
+            }
             (EntryKind::Write, Some(false)) => {
                 let location = location_of(entry, segment, offset);
-                let operation = Operation::Write { log, lsn, map, block: entry.block, location, dead: Vec::new() };
+                let operation = Operation::Write {
+                    log,
+                    lsn,
+                    map,
+                    block: entry.block,
+                    location,
+                    dead: Vec::new(),
+                };
                 self.queue(end, vec![operation]);
                 Ok(())
             }
             // A map that nobody named, or that is gone: its blocks are garbage in their segment.
             (EntryKind::Write, None) => {
-                super::lock(&self.figures).entry(segment).or_default().blocks += u64::from(entry.count);
-                self.queue(end, vec![Operation::Mark { log, lsn: crate::Lsn(lsn.0 + u64::from(entry.count) - 1) }]);
+                super::lock(&self.figures)
+                    .entry(segment)
+                    .or_default()
+                    .blocks += u64::from(entry.count);
+                self.queue(
+                    end,
+                    vec![Operation::Mark {
+                        log,
+                        lsn: crate::Lsn(lsn.0 + u64::from(entry.count) - 1),
+                    }],
+                );
                 Ok(())
             }
-            (EntryKind::Start | EntryKind::Zero | EntryKind::Seal | EntryKind::Resize, Some(true)) => {
-                self.replay_mark(entry, end)
-            }
-            (EntryKind::Start | EntryKind::Zero | EntryKind::Seal | EntryKind::Resize | EntryKind::Move, _) => {
+            (
+                EntryKind::Start | EntryKind::Zero | EntryKind::Seal | EntryKind::Resize,
+                Some(true),
+            ) => self.replay_mark(entry, end),
+            (
+                EntryKind::Start
+                | EntryKind::Zero
+                | EntryKind::Seal
+                | EntryKind::Resize
+                | EntryKind::Move,
+                _,
+            ) => {
                 self.queue(end, vec![Operation::Mark { log, lsn }]);
                 Ok(())
             }

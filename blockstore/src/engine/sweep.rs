@@ -42,7 +42,10 @@ impl Engine {
             }
             let abandoned = std::mem::take(&mut *lock(&inner.abandoned));
             let loose = inner.names.loose()?;
-            let ready: Vec<MapId> = loose.into_iter().filter(|map| !lock(&inner.views).contains_key(map)).collect();
+            let ready: Vec<MapId> = loose
+                .into_iter()
+                .filter(|map| !lock(&inner.views).contains_key(map))
+                .collect();
             if ready.is_empty() && abandoned.is_empty() {
                 return Ok(swept);
             }
@@ -99,7 +102,9 @@ impl Inner {
             let mut next = self.index.next_leaf(map, from)?;
             while let Some(leaf) = next {
                 slice.push((leaf, prune(&self.index.versions(map, leaf)?, &live)));
-                let Some(behind) = leaf.checked_add(1) else { break };
+                let Some(behind) = leaf.checked_add(1) else {
+                    break;
+                };
                 from = behind;
                 if slice.len() == SLICE {
                     break;
@@ -107,7 +112,9 @@ impl Inner {
                 next = self.index.next_leaf(map, from)?;
             }
             let last = slice.len() < SLICE;
-            slice.retain(|(_, pruned)| !pruned.put.is_empty() || !pruned.delete.is_empty() || !pruned.dead.is_empty());
+            slice.retain(|(_, pruned)| {
+                !pruned.put.is_empty() || !pruned.delete.is_empty() || !pruned.dead.is_empty()
+            });
             if !slice.is_empty() {
                 self.write_pruned(&mut writer, map, &slice)?;
             }

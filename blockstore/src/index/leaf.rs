@@ -26,7 +26,10 @@ impl Slot {
     /// The slot `index` blocks further in a run that begins with this one.
     pub(crate) fn advance(self, index: u64) -> Self {
         match self {
-            Self::Born(birth) => Self::Born(Birth { lsn: Lsn(birth.lsn.0 + index), ..birth }),
+            Self::Born(birth) => Self::Born(Birth {
+                lsn: Lsn(birth.lsn.0 + index),
+                ..birth
+            }),
             other => other,
         }
     }
@@ -40,7 +43,9 @@ pub(crate) struct Leaf {
 
 impl Default for Leaf {
     fn default() -> Self {
-        Self { slots: Box::new([Slot::Unset; LEAF_BLOCKS]) }
+        Self {
+            slots: Box::new([Slot::Unset; LEAF_BLOCKS]),
+        }
     }
 }
 
@@ -93,7 +98,11 @@ impl Leaf {
                 {
                     run.count += 1;
                 }
-                _ => runs.push(Run { first, count: 1, slot: *slot }),
+                _ => runs.push(Run {
+                    first,
+                    count: 1,
+                    slot: *slot,
+                }),
             }
         }
         Version { image: true, runs }
@@ -123,8 +132,14 @@ pub(crate) struct Version {
 impl Version {
     /// A delta whose runs were gathered oldest first, with each block once, its newest state.
     pub(crate) fn delta(runs: &[Run]) -> Self {
-        let newest_first: Vec<Self> =
-            runs.iter().rev().map(|run| Self { image: false, runs: vec![*run] }).collect();
+        let newest_first: Vec<Self> = runs
+            .iter()
+            .rev()
+            .map(|run| Self {
+                image: false,
+                runs: vec![*run],
+            })
+            .collect();
         let mut merged = Leaf::resolve(&newest_first).image();
         merged.image = false;
         merged
@@ -151,12 +166,19 @@ impl Version {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let invalid = FormatError::Invalid { what: "leaf version" };
+        let invalid = FormatError::Invalid {
+            what: "leaf version",
+        };
         let mut fields = Fields::of(bytes, "leaf version");
         let image = match fields.u8()? {
             0 => false,
             1 => true,
-            found => return Err(FormatError::Newer { what: "leaf version", found: u32::from(found) }),
+            found => {
+                return Err(FormatError::Newer {
+                    what: "leaf version",
+                    found: u32::from(found),
+                });
+            }
         };
         let mut runs = Vec::with_capacity(fields.rest() / 23 + 1);
         while fields.rest() > 0 {
@@ -199,7 +221,9 @@ pub(crate) fn prune(versions: &[(Lsn, Version)], cuts: &BTreeSet<Lsn>) -> Pruned
     let mut shown: BTreeSet<(u64, u32, u64)> = BTreeSet::new();
     let name = |birth: &Birth| (birth.log.0, birth.epoch.0, birth.lsn.0);
     for cut in cuts {
-        let Some(newest) = versions.iter().position(|(lsn, _)| lsn <= cut) else { continue };
+        let Some(newest) = versions.iter().position(|(lsn, _)| lsn <= cut) else {
+            continue;
+        };
         let lsn = versions[newest].0;
         if !kept.insert(lsn) {
             continue;
@@ -240,7 +264,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn born(lsn: u64) -> Slot {
-        Slot::Born(Birth { log: LogId(1), epoch: Epoch(1), lsn: Lsn(lsn) })
+        Slot::Born(Birth {
+            log: LogId(1),
+            epoch: Epoch(1),
+            lsn: Lsn(lsn),
+        })
     }
 
     /// Writes of (first, count) in lsn order, as deltas, newest first.
@@ -249,8 +277,19 @@ mod tests {
         let mut versions = Vec::new();
         for (first, count) in writes {
             let count = (u16::from(*count) + 1).min(256 - u16::from(*first));
-            let slot = if count % 7 == 0 { Slot::Zero } else { born(lsn) };
-            versions.push((Lsn(lsn), Version::delta(&[Run { first: *first, count, slot }])));
+            let slot = if count % 7 == 0 {
+                Slot::Zero
+            } else {
+                born(lsn)
+            };
+            versions.push((
+                Lsn(lsn),
+                Version::delta(&[Run {
+                    first: *first,
+                    count,
+                    slot,
+                }]),
+            ));
             lsn += u64::from(count);
         }
         versions.reverse();
@@ -258,7 +297,12 @@ mod tests {
     }
 
     fn at(versions: &[(Lsn, Version)], cut: Lsn) -> Leaf {
-        Leaf::resolve(versions.iter().filter(|(lsn, _)| *lsn <= cut).map(|(_, version)| version))
+        Leaf::resolve(
+            versions
+                .iter()
+                .filter(|(lsn, _)| *lsn <= cut)
+                .map(|(_, version)| version),
+        )
     }
 
     proptest! {

@@ -47,7 +47,11 @@ impl Location {
         for field in [self.segment.0, self.offset, self.map.0, self.block] {
             out.extend_from_slice(&field.to_le_bytes());
         }
-        out.extend_from_slice(&u32::try_from(self.checks.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(
+            &u32::try_from(self.checks.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         for check in self.checks.iter() {
             out.extend_from_slice(&check.to_le_bytes());
         }
@@ -63,8 +67,17 @@ impl Location {
         if fields.rest() != count * 4 {
             return Err(FormatError::Invalid { what: "location" });
         }
-        let checks = (0..count).map(|_| fields.u32()).collect::<Result<Arc<[u32]>, _>>()?;
-        Ok(Self { epoch, segment, offset, map, block, checks })
+        let checks = (0..count)
+            .map(|_| fields.u32())
+            .collect::<Result<Arc<[u32]>, _>>()?;
+        Ok(Self {
+            epoch,
+            segment,
+            offset,
+            map,
+            block,
+            checks,
+        })
     }
 }
 
@@ -83,11 +96,19 @@ pub(crate) struct IndexBatch {
 
 impl IndexBatch {
     fn put(&mut self, table: Table, key: Vec<u8>, value: Vec<u8>) {
-        self.changes.push(Change { table, key, value: Some(value) });
+        self.changes.push(Change {
+            table,
+            key,
+            value: Some(value),
+        });
     }
 
     fn delete(&mut self, table: Table, key: Vec<u8>) {
-        self.changes.push(Change { table, key, value: None });
+        self.changes.push(Change {
+            table,
+            key,
+            value: None,
+        });
     }
 
     pub(crate) fn put_version(&mut self, map: MapId, leaf: u32, lsn: Lsn, version: &Version) {
@@ -107,11 +128,19 @@ impl IndexBatch {
     }
 
     pub(crate) fn put_covered(&mut self, position: Position) {
-        self.put(Table::Meta, b"covered".to_vec(), pair(position.segment.0, position.offset));
+        self.put(
+            Table::Meta,
+            b"covered".to_vec(),
+            pair(position.segment.0, position.offset),
+        );
     }
 
     pub(crate) fn put_figures(&mut self, segment: SegmentId, figures: SegmentFigures) {
-        self.put(Table::Meta, named(b"seg/", segment.0), pair(figures.live_blocks, figures.blocks));
+        self.put(
+            Table::Meta,
+            named(b"seg/", segment.0),
+            pair(figures.live_blocks, figures.blocks),
+        );
     }
 
     pub(crate) fn delete_figures(&mut self, segment: SegmentId) {
@@ -119,7 +148,11 @@ impl IndexBatch {
     }
 
     pub(crate) fn put_log_end(&mut self, log: LogId, next: Lsn) {
-        self.put(Table::Meta, named(b"log/", log.0), next.0.to_be_bytes().to_vec());
+        self.put(
+            Table::Meta,
+            named(b"log/", log.0),
+            next.0.to_be_bytes().to_vec(),
+        );
     }
 }
 
@@ -134,12 +167,18 @@ impl Index {
         match tables.get(Table::Meta, b"format")? {
             None => {
                 let value = Some(VERSION.to_be_bytes().to_vec());
-                tables.write(vec![Change { table: Table::Meta, key: b"format".to_vec(), value }])?;
+                tables.write(vec![Change {
+                    table: Table::Meta,
+                    key: b"format".to_vec(),
+                    value,
+                }])?;
                 tables.checkpoint()?;
             }
             Some(found) if found == VERSION.to_be_bytes() => {}
             Some(found) => {
-                let text = format!("the index has format {found:?}, this release reads {VERSION}; use the release that wrote it");
+                let text = format!(
+                    "the index has format {found:?}, this release reads {VERSION}; use the release that wrote it"
+                );
                 return Err(Error::new(Kind::Unsupported, Subject::Store, text));
             }
         }
@@ -164,7 +203,13 @@ impl Index {
         self.versions_from(map, leaf, Lsn(u64::MAX), false)
     }
 
-    fn versions_from(&self, map: MapId, leaf: u32, at: Lsn, stop_at_image: bool) -> Result<Vec<(Lsn, Version)>> {
+    fn versions_from(
+        &self,
+        map: MapId,
+        leaf: u32,
+        at: Lsn,
+        stop_at_image: bool,
+    ) -> Result<Vec<(Lsn, Version)>> {
         let from = version_key(map, leaf, at);
         let mut versions = Vec::new();
         self.tables.scan(Table::Maps, &from, &mut |key, value| {
@@ -181,19 +226,30 @@ impl Index {
 
     /// The first leaf of `map` at or behind `from` that has a version.
     pub(crate) fn next_leaf(&self, map: MapId, from: u32) -> Result<Option<u32>> {
-        let row = self.tables.next(Table::Maps, &version_key(map, from, Lsn(u64::MAX)))?;
-        Ok(row.filter(|(key, _)| key.len() == 20 && be(&key[..8]) == map.0).map(|(key, _)| leaf_of(&key)))
+        let row = self
+            .tables
+            .next(Table::Maps, &version_key(map, from, Lsn(u64::MAX)))?;
+        Ok(row
+            .filter(|(key, _)| key.len() == 20 && be(&key[..8]) == map.0)
+            .map(|(key, _)| leaf_of(&key)))
     }
 
     /// The first map at or behind `from` that has leaves.
     pub(crate) fn next_map(&self, from: MapId) -> Result<Option<MapId>> {
-        let row = self.tables.next(Table::Maps, &version_key(from, 0, Lsn(u64::MAX)))?;
+        let row = self
+            .tables
+            .next(Table::Maps, &version_key(from, 0, Lsn(u64::MAX)))?;
         Ok(row.map(|(key, _)| MapId(be(&key[..8]))))
     }
 
     /// The run that holds this lsn of a log, with its first lsn.
     pub(crate) fn location(&self, log: LogId, lsn: Lsn) -> Result<Option<(Lsn, Location)>> {
-        let Some((key, value)) = self.tables.previous(Table::Locations, &pair(log.0, lsn.0))? else { return Ok(None) };
+        let Some((key, value)) = self
+            .tables
+            .previous(Table::Locations, &pair(log.0, lsn.0))?
+        else {
+            return Ok(None);
+        };
         if key.len() != 16 || be(&key[..8]) != log.0 {
             return Ok(None);
         }
@@ -205,15 +261,23 @@ impl Index {
     /// The log below is in the index.
     pub(crate) fn covered(&self) -> Result<Option<Position>> {
         let value = self.tables.get(Table::Meta, b"covered")?;
-        Ok(value.map(|value| Position { segment: SegmentId(be(&value[..8])), offset: be(&value[8..]) }))
+        Ok(value.map(|value| Position {
+            segment: SegmentId(be(&value[..8])),
+            offset: be(&value[8..]),
+        }))
     }
 
     /// The figures of all segments.
     pub(crate) fn figures(&self) -> Result<Vec<(SegmentId, SegmentFigures)>> {
         let mut found = Vec::new();
         self.tables.scan(Table::Meta, b"seg/", &mut |key, value| {
-            let Some(segment) = key.strip_prefix(b"seg/") else { return Ok(false) };
-            let figures = SegmentFigures { live_blocks: be(&value[..8]), blocks: be(&value[8..]) };
+            let Some(segment) = key.strip_prefix(b"seg/") else {
+                return Ok(false);
+            };
+            let figures = SegmentFigures {
+                live_blocks: be(&value[..8]),
+                blocks: be(&value[8..]),
+            };
             found.push((SegmentId(be(segment)), figures));
             Ok(true)
         })?;
@@ -228,15 +292,25 @@ impl Index {
 }
 
 fn damaged(failure: FormatError) -> Error {
-    Error::new(Kind::Corrupt, Subject::Store, "the index holds a record it cannot read").because(failure)
+    Error::new(
+        Kind::Corrupt,
+        Subject::Store,
+        "the index holds a record it cannot read",
+    )
+    .because(failure)
 }
 
 fn be(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).fold(0, |value, byte| value << 8 | u64::from(*byte))
+    bytes
+        .iter()
+        .take(8)
+        .fold(0, |value, byte| value << 8 | u64::from(*byte))
 }
 
 fn leaf_of(key: &[u8]) -> u32 {
-    key[8..12].iter().fold(0, |value, byte| value << 8 | u32::from(*byte))
+    key[8..12]
+        .iter()
+        .fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
 fn pair(first: u64, second: u64) -> Vec<u8> {

@@ -1,10 +1,10 @@
 //! The tables in RocksDB: one column family each, no WAL, atomic flush (the value log is the WAL).
 
-use super::tables::{Change, Row, Table, Tables};
+use super::tables::{Change, Row, Table, Tables, Visit};
 use crate::{Error, Kind, Result, Subject};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Direction, FlushOptions,
-    IteratorMode, Options, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    Direction, FlushOptions, IteratorMode, Options, WriteBatch, WriteOptions,
 };
 use std::path::Path;
 
@@ -13,7 +13,11 @@ pub(crate) struct RocksTables {
     db: DB,
 }
 
-const FAMILIES: [(Table, &str); 3] = [(Table::Maps, "maps"), (Table::Locations, "locations"), (Table::Meta, "meta")];
+const FAMILIES: [(Table, &str); 3] = [
+    (Table::Maps, "maps"),
+    (Table::Locations, "locations"),
+    (Table::Meta, "meta"),
+];
 
 impl RocksTables {
     /// Opens or makes the database; `cache_bytes` bounds its block cache.
@@ -40,17 +44,28 @@ impl RocksTables {
             ColumnFamilyDescriptor::new(name, family)
         });
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|failure| {
-            Error::new(Kind::Corrupt, Subject::Store, format!("cannot open the index in {}", path.display()))
-                .because(failure)
+            Error::new(
+                Kind::Corrupt,
+                Subject::Store,
+                format!("cannot open the index in {}", path.display()),
+            )
+            .because(failure)
         })?;
         Ok(Self { db })
     }
 
     fn family(&self, table: Table) -> Result<&ColumnFamily> {
-        let name = FAMILIES.iter().find(|(known, _)| *known == table).map_or("", |(_, name)| name);
-        self.db
-            .cf_handle(name)
-            .ok_or_else(|| Error::new(Kind::Corrupt, Subject::Store, format!("the index lacks its table {name}")))
+        let name = FAMILIES
+            .iter()
+            .find(|(known, _)| *known == table)
+            .map_or("", |(_, name)| name);
+        self.db.cf_handle(name).ok_or_else(|| {
+            Error::new(
+                Kind::Corrupt,
+                Subject::Store,
+                format!("the index lacks its table {name}"),
+            )
+        })
     }
 }
 
@@ -65,12 +80,20 @@ fn failed(what: &str, failure: rocksdb::Error) -> Error {
 
 impl Tables for RocksTables {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.db.get_cf(self.family(table)?, key).map_err(|failure| failed("read", failure))
+        self.db
+            .get_cf(self.family(table)?, key)
+            .map_err(|failure| failed("read", failure))
     }
 
     fn next(&self, table: Table, from: &[u8]) -> Result<Option<Row>> {
-        let mut rows = self.db.iterator_cf(self.family(table)?, IteratorMode::From(from, Direction::Forward));
-        let row = rows.next().transpose().map_err(|failure| failed("read", failure))?;
+        let mut rows = self.db.iterator_cf(
+            self.family(table)?,
+            IteratorMode::From(from, Direction::Forward),
+        );
+        let row = rows
+            .next()
+            .transpose()
+            .map_err(|failure| failed("read", failure))?;
         Ok(row.map(|(key, value)| (key.into_vec(), value.into_vec())))
     }
 
@@ -78,10 +101,17 @@ impl Tables for RocksTables {
         let mut rows = self.db.raw_iterator_cf(self.family(table)?);
         rows.seek_for_prev(upto);
         rows.status().map_err(|failure| failed("read", failure))?;
-        Ok(rows.item().map(|(key, value)| (key.to_vec(), value.to_vec())))
+        Ok(rows
+            .item()
+            .map(|(key, value)| (key.to_vec(), value.to_vec())))
     }
 
-    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
         let mut rows = self.db.raw_iterator_cf(self.family(table)?);
         rows.seek(from);
         while let Some((key, value)) = rows.item() {
@@ -104,13 +134,20 @@ impl Tables for RocksTables {
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(|failure| failed("write", failure))
+        self.db
+            .write_opt(batch, &options)
+            .map_err(|failure| failed("write", failure))
     }
 
     fn checkpoint(&self) -> Result<()> {
-        let families = FAMILIES.iter().map(|(table, _)| self.family(*table)).collect::<Result<Vec<_>>>()?;
+        let families = FAMILIES
+            .iter()
+            .map(|(table, _)| self.family(*table))
+            .collect::<Result<Vec<_>>>()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_cfs_opt(&families, &options).map_err(|failure| failed("checkpoint", failure))
+        self.db
+            .flush_cfs_opt(&families, &options)
+            .map_err(|failure| failed("checkpoint", failure))
     }
 }

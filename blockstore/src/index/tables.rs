@@ -25,6 +25,9 @@ pub(crate) struct Change {
     pub(crate) value: Option<Vec<u8>>,
 }
 
+/// Looks at a row; false ends the scan.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool> + 'a;
+
 /// A key and its value.
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
@@ -37,7 +40,12 @@ pub(crate) trait Tables: Send + Sync {
     /// The last row at or before `upto`.
     fn previous(&self, table: Table, upto: &[u8]) -> Result<Option<Row>>;
     /// Rows from `from` on, in order, until `visit` says false.
-    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()>;
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<()>;
     /// Applies a batch, atomically.
     fn write(&self, changes: Vec<Change>) -> Result<()>;
     /// Makes every batch so far durable.

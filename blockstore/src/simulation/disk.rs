@@ -78,7 +78,10 @@ fn apply_some(file: &mut File, random: &mut StdRng) {
         match change {
             Pending::Write(offset, data) => {
                 for (index, sector) in data.chunks(SECTOR).enumerate() {
-                    pieces.push(Pending::Write(offset + (index * SECTOR) as u64, sector.to_vec()));
+                    pieces.push(Pending::Write(
+                        offset + (index * SECTOR) as u64,
+                        sector.to_vec(),
+                    ));
                 }
             }
             truncate @ Pending::Truncate(_) => pieces.push(truncate),
@@ -100,7 +103,9 @@ impl SimDisk {
             faults: Faults::default(),
             random: StdRng::seed_from_u64(seed),
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     pub(super) fn faults(&self, change: impl FnOnce(&mut Faults)) {
@@ -110,7 +115,12 @@ impl SimDisk {
     /// The power fails: what was not synced is lost, torn or kept, as the seed says.
     pub(super) fn cut_power(&self) {
         let mut state = lock(&self.state);
-        let State { files, ghosts, random, faults } = &mut *state;
+        let State {
+            files,
+            ghosts,
+            random,
+            faults,
+        } = &mut *state;
         for (name, file) in std::mem::take(ghosts) {
             if random.random_bool(0.5) {
                 files.entry(name).or_insert(file);
@@ -144,12 +154,22 @@ impl Disk for SimDisk {
         }
         let file = Arc::new(Mutex::new(File::default()));
         state.files.insert(name.into(), Arc::clone(&file));
-        Ok(Arc::new(Handle { disk: self.clone(), file }))
+        Ok(Arc::new(Handle {
+            disk: self.clone(),
+            file,
+        }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = lock(&self.state).files.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(Handle { disk: self.clone(), file }))
+        let file = lock(&self.state)
+            .files
+            .get(name)
+            .cloned()
+            .ok_or(io::ErrorKind::NotFound)?;
+        Ok(Arc::new(Handle {
+            disk: self.clone(),
+            file,
+        }))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -175,7 +195,11 @@ impl Disk for SimDisk {
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
-        Ok(if lock(&self.state).faults.full { 0 } else { 1 << 40 })
+        Ok(if lock(&self.state).faults.full {
+            0
+        } else {
+            1 << 40
+        })
     }
 }
 
@@ -191,13 +215,20 @@ impl DiskFile for Handle {
         let mut file = lock(&self.file);
         apply(&mut file.visible, &change);
         file.pending.push(change);
-        if fails { Err(io::Error::other("simulated write failure")) } else { Ok(()) }
+        if fails {
+            Err(io::Error::other("simulated write failure"))
+        } else {
+            Ok(())
+        }
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let file = lock(&self.file);
         let at = offset as usize;
-        let bytes = file.visible.get(at..at + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let bytes = file
+            .visible
+            .get(at..at + buffer.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(bytes);
         Ok(())
     }
@@ -224,7 +255,11 @@ impl DiskFile for Handle {
     }
 
     fn reserve(&self, _length: u64) -> io::Result<()> {
-        if lock(&self.disk.state).faults.full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if lock(&self.disk.state).faults.full {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            Ok(())
+        }
     }
 
     fn length(&self) -> io::Result<u64> {

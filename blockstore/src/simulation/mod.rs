@@ -93,10 +93,22 @@ impl World {
             segment_bytes: [48 << 10, 200 << 10, 2 << 20][self.random.random_range(0..3)],
             reserve_bytes: 0,
         };
-        let options = EngineOptions { settings, leaf_cache: 64, threads: false, collector: false };
+        let options = EngineOptions {
+            settings,
+            leaf_cache: 64,
+            threads: false,
+            collector: false,
+        };
         let index = Index::open(Box::new(self.tables.clone())).unwrap();
-        let opened = Engine::open(Arc::new(self.disk.clone()), index, Arc::new(self.names.clone()), &options);
-        self.engine = Some(opened.unwrap_or_else(|failure| panic!("seed {}: cannot open: {failure:?}", self.seed)));
+        let opened = Engine::open(
+            Arc::new(self.disk.clone()),
+            index,
+            Arc::new(self.names.clone()),
+            &options,
+        );
+        self.engine = Some(
+            opened.unwrap_or_else(|failure| panic!("seed {}: cannot open: {failure:?}", self.seed)),
+        );
         self.broken = false;
     }
 
@@ -107,7 +119,9 @@ impl World {
     fn add_volume(&mut self, parent: Option<(SealedMap, Shown)>) {
         use crate::engine::names::Names as _;
         let map = self.names.map_id().unwrap();
-        let (parent, shown) = parent.map_or((None, vec![0; BLOCKS]), |(sealed, shown)| (Some(sealed), shown));
+        let (parent, shown) = parent.map_or((None, vec![0; BLOCKS]), |(sealed, shown)| {
+            (Some(sealed), shown)
+        });
         let row = MapRow {
             log: LogId(map.0),
             parent,
@@ -152,7 +166,13 @@ impl World {
     /// Set INFALL_SIM_TRACE to follow a seed.
     fn trace(&self, what: &str) {
         if std::env::var_os("INFALL_SIM_TRACE").is_some() {
-            println!("{what}: boot {} stamp {} broken {} volumes {}", self.boot, self.stamp, self.broken, self.volumes.len());
+            println!(
+                "{what}: boot {} stamp {} broken {} volumes {}",
+                self.boot,
+                self.stamp,
+                self.broken,
+                self.volumes.len()
+            );
         }
     }
 
@@ -198,8 +218,11 @@ impl World {
             }
             88..92 => {
                 let all = self.random.random_bool(0.5);
-                let outcome =
-                    if all { self.engine().collect_all() } else { self.engine().collect_some() };
+                let outcome = if all {
+                    self.engine().collect_all()
+                } else {
+                    self.engine().collect_some()
+                };
                 self.settled(outcome);
             }
             92..93 => self.disk.faults(|faults| faults.fail_next_sync = true),
@@ -224,8 +247,13 @@ impl World {
             bytes.extend(block_of(self.stamp));
             after[volume].shown[block] = self.stamp;
         }
-        self.trace(&format!("write {} at {first}+{count}", self.volumes[volume].map));
-        let outcome = self.engine().write(&self.head(volume), first as u64, &bytes);
+        self.trace(&format!(
+            "write {} at {first}+{count}",
+            self.volumes[volume].map
+        ));
+        let outcome = self
+            .engine()
+            .write(&self.head(volume), first as u64, &bytes);
         self.settle_change(outcome, after);
     }
 
@@ -247,8 +275,13 @@ impl World {
         let count = self.random.random_range(1..=BLOCKS - first);
         let mut after = self.volumes.clone();
         after[volume].shown[first..first + count].fill(0);
-        self.trace(&format!("zero {} at {first}+{count}", self.volumes[volume].map));
-        let outcome = self.engine().zero(&self.head(volume), first as u64, count as u64);
+        self.trace(&format!(
+            "zero {} at {first}+{count}",
+            self.volumes[volume].map
+        ));
+        let outcome = self
+            .engine()
+            .zero(&self.head(volume), first as u64, count as u64);
         self.settle_change(outcome, after);
     }
 
@@ -256,7 +289,9 @@ impl World {
         self.trace("seal");
         let head = self.head(volume);
         let outcome = self.engine().seal(&head);
-        let Some(sealed) = self.settled(outcome) else { return };
+        let Some(sealed) = self.settled(outcome) else {
+            return;
+        };
         self.flushed();
         let name = format!("seal{}", self.stamp);
         self.stamp += 1;
@@ -266,7 +301,11 @@ impl World {
         }
         self.engine().sealed(&head, sealed.lsn).unwrap();
         if named {
-            self.seals.push(Seal { name, sealed, shown: self.volumes[volume].shown.clone() });
+            self.seals.push(Seal {
+                name,
+                sealed,
+                shown: self.volumes[volume].shown.clone(),
+            });
         }
     }
 
@@ -276,7 +315,8 @@ impl World {
         }
         let index = self.random.random_range(0..self.seals.len());
         let seal = self.seals.swap_remove(index);
-        self.names.unpin(seal.sealed.map, seal.sealed.lsn, &seal.name);
+        self.names
+            .unpin(seal.sealed.map, seal.sealed.lsn, &seal.name);
     }
 
     fn clone_seal(&mut self) {
@@ -305,13 +345,19 @@ impl World {
             Ok((sealed, row, shown))
         };
         let outcome = build(self);
-        let Some((sealed, row, shown)) = self.settled(outcome) else { return };
+        let Some((sealed, row, shown)) = self.settled(outcome) else {
+            return;
+        };
         self.flushed();
         if self.random.random_bool(0.9) {
             let name = format!("body{}", self.stamp);
             self.names.put(sealed.map, &row);
             self.names.pin(sealed.map, sealed.lsn, &name);
-            self.seals.push(Seal { name, sealed, shown });
+            self.seals.push(Seal {
+                name,
+                sealed,
+                shown,
+            });
         }
     }
 
@@ -361,17 +407,26 @@ impl World {
                 let mut bytes = vec![0; BLOCKS * BLOCK];
                 let read = self.engine().read(&head, 0, &mut bytes);
                 read.unwrap_or_else(|failure| panic!("seed {}: {failure:?}", self.seed));
-                Volume { map: volume.map, shown: self.stamps(&bytes) }
+                Volume {
+                    map: volume.map,
+                    shown: self.stamps(&bytes),
+                }
             })
             .collect();
-        let matches = |state: &Vec<Volume>| state.iter().zip(&seen).all(|(state, seen)| state.shown == seen.shown);
+        let matches = |state: &Vec<Volume>| {
+            state
+                .iter()
+                .zip(&seen)
+                .all(|(state, seen)| state.shown == seen.shown)
+        };
         let Some(found) = self.states.iter().rposition(matches) else {
             let differs: Vec<_> = self
                 .states
                 .iter()
                 .map(|state| {
                     state.iter().zip(&seen).find_map(|(state, seen)| {
-                        let block = (0..BLOCKS).find(|block| state.shown[*block] != seen.shown[*block])?;
+                        let block =
+                            (0..BLOCKS).find(|block| state.shown[*block] != seen.shown[*block])?;
                         Some((state.map.0, block, state.shown[block], seen.shown[block]))
                     })
                 })
@@ -388,8 +443,14 @@ impl World {
         for seal in &self.seals {
             let view: View = self.engine().view(seal.sealed).unwrap();
             let mut bytes = vec![0; seal.shown.len() * BLOCK];
-            view.read_at(0, &mut bytes).unwrap_or_else(|failure| panic!("seed {}: {}: {failure:?}", self.seed, seal.name));
-            assert!(self.stamps(&bytes) == seal.shown, "seed {}: {} changed", self.seed, seal.name);
+            view.read_at(0, &mut bytes)
+                .unwrap_or_else(|failure| panic!("seed {}: {}: {failure:?}", self.seed, seal.name));
+            assert!(
+                self.stamps(&bytes) == seal.shown,
+                "seed {}: {} changed",
+                self.seed,
+                seal.name
+            );
         }
     }
 
@@ -398,7 +459,11 @@ impl World {
             .chunks(BLOCK)
             .map(|block| {
                 let stamp = u64::from_le_bytes(block[..8].try_into().unwrap());
-                assert!(block == block_of(stamp), "seed {}: a torn block was shown", self.seed);
+                assert!(
+                    block == block_of(stamp),
+                    "seed {}: a torn block was shown",
+                    self.seed
+                );
                 stamp
             })
             .collect()
@@ -413,7 +478,12 @@ impl World {
         outcome.unwrap();
         self.verify();
         let found = self.engine().check(&self.names.all(), true).unwrap();
-        assert!(found.problems.is_empty(), "seed {}: {:?}", self.seed, found.problems);
+        assert!(
+            found.problems.is_empty(),
+            "seed {}: {:?}",
+            self.seed,
+            found.problems
+        );
         self.cuts
     }
 }
@@ -421,20 +491,29 @@ impl World {
 /// Seeds for INFALL_SIM_SECONDS (3 by default), or INFALL_SIM_SEEDS of them, or the one INFALL_SIM_SEED.
 #[test]
 fn no_answered_flush_is_lost_over_power_cuts() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
     if let Some(seed) = number("INFALL_SIM_SEED") {
         World::new(seed).run();
         return;
     }
     let first = number("INFALL_SIM_FIRST").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let limit = number("INFALL_SIM_SEEDS").unwrap_or(u64::MAX);
-    let patience = Duration::from_secs(number("INFALL_SIM_SECONDS").unwrap_or(if limit == u64::MAX { 3 } else { u64::MAX >> 32 }));
+    let patience = Duration::from_secs(
+        number("INFALL_SIM_SECONDS").unwrap_or(if limit == u64::MAX { 3 } else { u64::MAX >> 32 }),
+    );
     let begun = Instant::now();
     let (mut seeds, mut cuts) = (0, 0);
     while seeds < limit && begun.elapsed() < patience {
         cuts += World::new(first + seeds).run();
         seeds += 1;
     }
-    println!("SIMULATION value-log seeds {seeds} (from {first}) power cuts {cuts} in {:.0?}: nothing lost", begun.elapsed());
+    println!(
+        "SIMULATION value-log seeds {seeds} (from {first}) power cuts {cuts} in {:.0?}: nothing lost",
+        begun.elapsed()
+    );
     assert!(seeds > 0);
 }

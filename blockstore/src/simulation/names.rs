@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::catalog::MapRow;
 use crate::engine::names::Names;
-use crate::index::tables::{Change, Row, Table, Tables};
+use crate::index::tables::{Change, Row, Table, Tables, Visit};
 use crate::{Lsn, MapId};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -44,7 +44,11 @@ impl SimTables {
     /// The process ends: some beginning of the batches since the last checkpoint survives.
     pub(super) fn crash(&self, random: &mut StdRng) {
         let mut state = lock(&self.state);
-        let kept = if random.random_bool(0.6) { 0 } else { random.random_range(0..=state.since.len()) };
+        let kept = if random.random_bool(0.6) {
+            0
+        } else {
+            random.random_range(0..=state.since.len())
+        };
         let since = std::mem::take(&mut state.since);
         for changes in &since[..kept] {
             change_all(&mut state.durable, changes);
@@ -61,19 +65,33 @@ impl Tables for SimTables {
     fn next(&self, table: Table, from: &[u8]) -> Result<Option<Row>> {
         let state = lock(&self.state);
         let row = state.now.range((table, from.to_vec())..).next();
-        Ok(row.filter(|((known, _), _)| *known == table).map(|((_, key), value)| (key.clone(), value.clone())))
+        Ok(row
+            .filter(|((known, _), _)| *known == table)
+            .map(|((_, key), value)| (key.clone(), value.clone())))
     }
 
     fn previous(&self, table: Table, upto: &[u8]) -> Result<Option<Row>> {
         let state = lock(&self.state);
-        let row = state.now.range((Bound::Unbounded, Bound::Included((table, upto.to_vec())))).next_back();
-        Ok(row.filter(|((known, _), _)| *known == table).map(|((_, key), value)| (key.clone(), value.clone())))
+        let row = state
+            .now
+            .range((Bound::Unbounded, Bound::Included((table, upto.to_vec()))))
+            .next_back();
+        Ok(row
+            .filter(|((known, _), _)| *known == table)
+            .map(|((_, key), value)| (key.clone(), value.clone())))
     }
 
-    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
         let state = lock(&self.state);
-        for ((_, key), value) in
-            state.now.range((table, from.to_vec())..).take_while(|((known, _), _)| *known == table)
+        for ((_, key), value) in state
+            .now
+            .range((table, from.to_vec())..)
+            .take_while(|((known, _), _)| *known == table)
         {
             if !visit(key, value)? {
                 break;
@@ -118,14 +136,19 @@ impl SimNames {
     /// The names as the next run of the process sees them.
     pub(super) fn next_run(&self) -> Self {
         let run = lock(&self.state).next;
-        Self { state: Arc::clone(&self.state), run }
+        Self {
+            state: Arc::clone(&self.state),
+            run,
+        }
     }
 
     pub(super) fn put(&self, map: MapId, row: &MapRow) {
         let mut state = lock(&self.state);
         state.maps.insert(map, row.clone());
         for below in row.parent.iter().chain(&row.borrows) {
-            state.pins.insert((below.map, below.lsn, format!("map:{}", map.0)));
+            state
+                .pins
+                .insert((below.map, below.lsn, format!("map:{}", map.0)));
         }
     }
 
@@ -142,11 +165,18 @@ impl SimNames {
     /// Every map and its cuts.
     pub(super) fn all(&self) -> Vec<(MapId, BTreeSet<Lsn>)> {
         let maps: Vec<MapId> = lock(&self.state).maps.keys().copied().collect();
-        maps.into_iter().map(|map| (map, self.cuts_of(map))).collect()
+        maps.into_iter()
+            .map(|map| (map, self.cuts_of(map)))
+            .collect()
     }
 
     fn cuts_of(&self, map: MapId) -> BTreeSet<Lsn> {
-        lock(&self.state).pins.iter().filter(|(known, ..)| *known == map).map(|(_, lsn, _)| *lsn).collect()
+        lock(&self.state)
+            .pins
+            .iter()
+            .filter(|(known, ..)| *known == map)
+            .map(|(_, lsn, _)| *lsn)
+            .collect()
     }
 }
 
@@ -173,7 +203,9 @@ impl Names for SimNames {
             && let Some(row) = state.maps.remove(&map)
         {
             for below in row.parent.iter().chain(&row.borrows) {
-                state.pins.remove(&(below.map, below.lsn, format!("map:{}", map.0)));
+                state
+                    .pins
+                    .remove(&(below.map, below.lsn, format!("map:{}", map.0)));
                 state.loose.insert(below.map);
             }
         }

@@ -54,12 +54,21 @@ impl Directory {
 
 impl Disk for Directory {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path.join(name))?;
         Ok(Arc::new(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.path.join(name))?))
+        Ok(Arc::new(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(self.path.join(name))?,
+        ))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -67,7 +76,9 @@ impl Disk for Directory {
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        std::fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        std::fs::read_dir(&self.path)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
     }
 
     fn sync_names(&self) -> io::Result<()> {
@@ -83,7 +94,8 @@ impl Disk for Directory {
 impl DiskFile for File {
     fn write_at(&self, mut offset: u64, slices: &[&[u8]]) -> io::Result<()> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let vectors: Vec<io::IoSlice<'_>> = slices.iter().map(|slice| io::IoSlice::new(slice)).collect();
+        let vectors: Vec<io::IoSlice<'_>> =
+            slices.iter().map(|slice| io::IoSlice::new(slice)).collect();
         let mut done = rustix::io::pwritev(self, &vectors, offset)?;
         if done == total {
             return Ok(());

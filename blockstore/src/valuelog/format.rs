@@ -41,7 +41,9 @@ pub(crate) enum FormatError {
     #[error("not a valid {what}")]
     Invalid { what: &'static str },
     /// Written by a later release.
-    #[error("{what} has format version {found}, this release reads up to {VERSION}; use the release that wrote it")]
+    #[error(
+        "{what} has format version {found}, this release reads up to {VERSION}; use the release that wrote it"
+    )]
     Newer { what: &'static str, found: u32 },
 }
 
@@ -88,13 +90,20 @@ impl SegmentHeader {
         }
         let version = fields.u32()?;
         if version > VERSION {
-            return Err(FormatError::Newer { what, found: version });
+            return Err(FormatError::Newer {
+                what,
+                found: version,
+            });
         }
         fields.u32()?;
         let mut store = [0; 16];
         store.copy_from_slice(fields.take(16)?);
-        let header =
-            Self { store, segment: SegmentId(fields.u64()?), boot: fields.u64()?, first: SegmentId(fields.u64()?) };
+        let header = Self {
+            store,
+            segment: SegmentId(fields.u64()?),
+            boot: fields.u64()?,
+            first: SegmentId(fields.u64()?),
+        };
         let end = fields.at;
         if fields.u32()? != crc32fast::hash(&page[..end]) {
             return Err(FormatError::Invalid { what });
@@ -126,15 +135,27 @@ pub(crate) enum EntryKind {
 }
 
 impl EntryKind {
-    const ALL: [(Self, u8); 6] =
-        [(Self::Start, 1), (Self::Write, 2), (Self::Zero, 3), (Self::Seal, 4), (Self::Resize, 5), (Self::Move, 6)];
+    const ALL: [(Self, u8); 6] = [
+        (Self::Start, 1),
+        (Self::Write, 2),
+        (Self::Zero, 3),
+        (Self::Seal, 4),
+        (Self::Resize, 5),
+        (Self::Move, 6),
+    ];
 
     fn code(self) -> u8 {
-        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or(0, |(_, code)| *code)
+        Self::ALL
+            .iter()
+            .find(|(kind, _)| *kind == self)
+            .map_or(0, |(_, code)| *code)
     }
 
     fn of(code: u8) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == code).map(|(kind, _)| *kind)
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == code)
+            .map(|(kind, _)| *kind)
     }
 }
 
@@ -160,11 +181,19 @@ pub(crate) struct LogEntry {
 impl LogEntry {
     /// How many lsns it takes.
     pub(crate) fn lsns(&self) -> u64 {
-        if self.kind == EntryKind::Write { u64::from(self.count) } else { 1 }
+        if self.kind == EntryKind::Write {
+            u64::from(self.count)
+        } else {
+            1
+        }
     }
 
     pub(crate) fn birth(&self, index: u32) -> Birth {
-        Birth { log: self.log, epoch: self.epoch, lsn: Lsn(self.lsn.0 + u64::from(index)) }
+        Birth {
+            log: self.log,
+            epoch: self.epoch,
+            lsn: Lsn(self.lsn.0 + u64::from(index)),
+        }
     }
 
     fn encode(&self, out: &mut Vec<u8>, payload_offset: u64) {
@@ -184,7 +213,8 @@ impl LogEntry {
     }
 
     fn decode(fields: &mut Fields<'_>) -> Result<(Self, u32), FormatError> {
-        let kind = EntryKind::of(fields.take(4)?[0]).ok_or(FormatError::Invalid { what: "entry kind" })?;
+        let kind =
+            EntryKind::of(fields.take(4)?[0]).ok_or(FormatError::Invalid { what: "entry kind" })?;
         let epoch = Epoch(fields.u32()?);
         let log = LogId(fields.u64()?);
         let lsn = Lsn(fields.u64()?);
@@ -194,13 +224,28 @@ impl LogEntry {
         let place = fields.u32()?;
         let argument = fields.u64()?;
         if count as usize > BATCH_BLOCKS_MAX {
-            return Err(FormatError::Invalid { what: "entry count" });
+            return Err(FormatError::Invalid {
+                what: "entry count",
+            });
         }
         let mut checks = Vec::with_capacity(count as usize);
         for _ in 0..count {
             checks.push(fields.u32()?);
         }
-        Ok((Self { kind, log, epoch, lsn, map, block, count, argument, checks }, place))
+        Ok((
+            Self {
+                kind,
+                log,
+                epoch,
+                lsn,
+                map,
+                block,
+                count,
+                argument,
+                checks,
+            },
+            place,
+        ))
     }
 }
 
@@ -228,18 +273,26 @@ pub(crate) struct Batch {
 impl Batch {
     /// Bytes of header and entries for these entries, padding included.
     pub(crate) fn head_bytes(entries: &[LogEntry]) -> usize {
-        let bytes = entries.iter().map(|entry| ENTRY_FIXED + 4 * entry.checks.len()).sum::<usize>();
+        let bytes = entries
+            .iter()
+            .map(|entry| ENTRY_FIXED + 4 * entry.checks.len())
+            .sum::<usize>();
         (BATCH_HEADER + bytes).next_multiple_of(8)
     }
 
     /// Payload blocks.
     pub(crate) fn payload_blocks(&self) -> u64 {
-        self.entries.iter().map(|entry| u64::from(entry.count)).sum()
+        self.entries
+            .iter()
+            .map(|entry| u64::from(entry.count))
+            .sum()
     }
 
     /// Where it ends.
     pub(crate) fn end(&self) -> u64 {
-        self.at.offset + Self::head_bytes(&self.entries) as u64 + self.payload_blocks() * BLOCK as u64
+        self.at.offset
+            + Self::head_bytes(&self.entries) as u64
+            + self.payload_blocks() * BLOCK as u64
     }
 
     /// Header and entries; returns them with the CRC that the next batch names.
@@ -254,9 +307,17 @@ impl Batch {
         head.extend_from_slice(&self.synced.segment.0.to_le_bytes());
         head.extend_from_slice(&self.synced.offset.to_le_bytes());
         head.extend_from_slice(&self.previous.to_le_bytes());
-        head.extend_from_slice(&u32::try_from(self.entries.len()).unwrap_or(u32::MAX).to_le_bytes());
+        head.extend_from_slice(
+            &u32::try_from(self.entries.len())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         head.extend_from_slice(&u32::try_from(head_bytes).unwrap_or(u32::MAX).to_le_bytes());
-        head.extend_from_slice(&u32::try_from(self.payload_blocks()).unwrap_or(u32::MAX).to_le_bytes());
+        head.extend_from_slice(
+            &u32::try_from(self.payload_blocks())
+                .unwrap_or(u32::MAX)
+                .to_le_bytes(),
+        );
         head.resize(BATCH_HEADER, 0);
         let mut place = 0;
         for entry in &self.entries {
@@ -289,7 +350,9 @@ impl Batch {
     pub(crate) fn decode(head: &[u8]) -> Result<(Self, u32), FormatError> {
         let what = "batch header";
         let head_bytes = Self::peek(head)?;
-        let head = head.get(..head_bytes).ok_or(FormatError::Invalid { what })?;
+        let head = head
+            .get(..head_bytes)
+            .ok_or(FormatError::Invalid { what })?;
         let mut fields = Fields::of(head, what);
         fields.u32()?;
         let crc = fields.u32()?;
@@ -298,8 +361,14 @@ impl Batch {
         }
         let segment = SegmentId(fields.u64()?);
         let boot = fields.u64()?;
-        let at = Position { segment, offset: fields.u64()? };
-        let synced = Position { segment: SegmentId(fields.u64()?), offset: fields.u64()? };
+        let at = Position {
+            segment,
+            offset: fields.u64()?,
+        };
+        let synced = Position {
+            segment: SegmentId(fields.u64()?),
+            offset: fields.u64()?,
+        };
         let previous = fields.u32()?;
         let count = fields.u32()?;
         fields.at = BATCH_HEADER;
@@ -310,7 +379,16 @@ impl Batch {
         if Self::head_bytes(&entries) != head_bytes {
             return Err(FormatError::Invalid { what });
         }
-        Ok((Self { at, boot, synced, previous, entries }, crc))
+        Ok((
+            Self {
+                at,
+                boot,
+                synced,
+                previous,
+                entries,
+            },
+            crc,
+        ))
     }
 
     /// The file offset of each entry's payload.
@@ -360,7 +438,10 @@ impl Footer {
     }
 
     /// Reads a trailer: (footer offset, footer bytes, footer CRC).
-    pub(crate) fn locate(trailer: &[u8], segment: SegmentId) -> Result<(u64, u64, u32), FormatError> {
+    pub(crate) fn locate(
+        trailer: &[u8],
+        segment: SegmentId,
+    ) -> Result<(u64, u64, u32), FormatError> {
         let what = "segment trailer";
         let mut fields = Fields::of(trailer, what);
         if fields.take(8)? != TRAILER_MAGIC {
@@ -375,7 +456,10 @@ impl Footer {
             return Err(FormatError::Invalid { what });
         }
         if version > VERSION {
-            return Err(FormatError::Newer { what, found: version });
+            return Err(FormatError::Newer {
+                what,
+                found: version,
+            });
         }
         Ok((at, length, crc))
     }
@@ -414,8 +498,14 @@ impl<'a> Fields<'a> {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], FormatError> {
-        let end = self.at.checked_add(count).ok_or(FormatError::Invalid { what: self.what })?;
-        let taken = self.bytes.get(self.at..end).ok_or(FormatError::Invalid { what: self.what })?;
+        let end = self
+            .at
+            .checked_add(count)
+            .ok_or(FormatError::Invalid { what: self.what })?;
+        let taken = self
+            .bytes
+            .get(self.at..end)
+            .ok_or(FormatError::Invalid { what: self.what })?;
         self.at = end;
         Ok(taken)
     }
@@ -443,8 +533,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry() -> impl Strategy<Value = LogEntry> {
-        (0..6usize, any::<[u64; 4]>(), any::<u32>(), proptest::collection::vec(any::<u32>(), 0..9)).prop_map(
-            |(kind, [log, lsn, map, block], epoch, checks)| LogEntry {
+        (
+            0..6usize,
+            any::<[u64; 4]>(),
+            any::<u32>(),
+            proptest::collection::vec(any::<u32>(), 0..9),
+        )
+            .prop_map(|(kind, [log, lsn, map, block], epoch, checks)| LogEntry {
                 kind: EntryKind::ALL[kind].0,
                 log: LogId(log),
                 epoch: Epoch(epoch),
@@ -454,8 +549,7 @@ mod tests {
                 count: u32::try_from(checks.len()).unwrap(),
                 argument: log ^ lsn,
                 checks,
-            },
-        )
+            })
     }
 
     proptest! {
@@ -494,7 +588,13 @@ mod tests {
 
     #[test]
     fn a_newer_segment_is_refused_in_words() {
-        let mut page = SegmentHeader { store: [1; 16], segment: SegmentId(2), boot: 3, first: SegmentId(1) }.encode();
+        let mut page = SegmentHeader {
+            store: [1; 16],
+            segment: SegmentId(2),
+            boot: 3,
+            first: SegmentId(1),
+        }
+        .encode();
         page[8] = 9;
         let refusal = SegmentHeader::decode(&page).unwrap_err();
         assert!(refusal.to_string().contains("version 9"), "{refusal}");

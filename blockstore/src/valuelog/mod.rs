@@ -82,7 +82,10 @@ pub(crate) struct ValueLog {
 impl ValueLog {
     /// A log that goes on in segment `next`; everything before it is sealed and synced.
     pub(crate) fn new(disk: Arc<dyn Disk>, settings: Settings, next: SegmentId) -> Self {
-        let start = Position { segment: next, offset: 0 };
+        let start = Position {
+            segment: next,
+            offset: 0,
+        };
         Self {
             disk,
             settings,
@@ -98,7 +101,10 @@ impl ValueLog {
                 unsynced_bytes: 0,
                 names_changed: false,
             }),
-            sync: Mutex::new(SyncState { synced: start, running: false }),
+            sync: Mutex::new(SyncState {
+                synced: start,
+                running: false,
+            }),
             sync_done: Condvar::new(),
             files: RwLock::new(HashMap::new()),
             refusing: Mutex::new(None),
@@ -133,7 +139,10 @@ impl ValueLog {
         self.admit()?;
         let mut active = lock(&self.active);
         let payload_bytes = payload.iter().map(|slice| slice.len() as u64).sum::<u64>();
-        debug_assert_eq!(payload_bytes, entries.iter().map(|e| u64::from(e.count)).sum::<u64>() * BLOCK as u64);
+        debug_assert_eq!(
+            payload_bytes,
+            entries.iter().map(|e| u64::from(e.count)).sum::<u64>() * BLOCK as u64
+        );
         let needed = Batch::head_bytes(&entries) as u64 + payload_bytes + BLOCK as u64;
         if active.file.is_some() && active.offset + needed > self.settings.segment_bytes {
             self.roll(&mut active)?;
@@ -141,15 +150,30 @@ impl ValueLog {
         if active.file.is_none() {
             self.begin_segment(&mut active, room)?;
         }
-        let alignment = if active.page_next { BLOCK as u64 } else { BATCH_ALIGN };
-        let at = Position { segment: active.segment, offset: active.offset.next_multiple_of(alignment) };
+        let alignment = if active.page_next {
+            BLOCK as u64
+        } else {
+            BATCH_ALIGN
+        };
+        let at = Position {
+            segment: active.segment,
+            offset: active.offset.next_multiple_of(alignment),
+        };
         let synced = lock(&self.sync).synced;
-        let batch = Batch { at, boot: self.settings.boot, synced, previous: active.previous, entries };
+        let batch = Batch {
+            at,
+            boot: self.settings.boot,
+            synced,
+            previous: active.previous,
+            entries,
+        };
         let (head, crc) = batch.encode();
         let mut slices = Vec::with_capacity(1 + payload.len());
         slices.push(head.as_slice());
         slices.extend_from_slice(payload);
-        let Some(file) = active.file.clone() else { return Err(self.refusal("no active segment")) };
+        let Some(file) = active.file.clone() else {
+            return Err(self.refusal("no active segment"));
+        };
         if let Err(failure) = file.write_at(at.offset, &slices) {
             return Err(self.refuse("write to the value log", failure));
         }
@@ -164,10 +188,21 @@ impl ValueLog {
         active.previous = crc;
         active.unsynced_bytes += end - active.offset;
         active.offset = end;
-        if !active.unsynced.iter().any(|known| Arc::ptr_eq(known, &file)) {
+        if !active
+            .unsynced
+            .iter()
+            .any(|known| Arc::ptr_eq(known, &file))
+        {
             active.unsynced.push(file);
         }
-        let appended = Appended { segment: at.segment, offsets, end: Position { segment: at.segment, offset: end } };
+        let appended = Appended {
+            segment: at.segment,
+            offsets,
+            end: Position {
+                segment: at.segment,
+                offset: end,
+            },
+        };
         then(&appended, batch.entries);
         Ok(appended.end)
     }
@@ -175,7 +210,10 @@ impl ValueLog {
     /// The end of what has been appended.
     pub(crate) fn end(&self) -> Position {
         let active = lock(&self.active);
-        Position { segment: active.segment, offset: active.offset }
+        Position {
+            segment: active.segment,
+            offset: active.offset,
+        }
     }
 
     /// Bytes appended and not yet synced.
@@ -200,7 +238,10 @@ impl ValueLog {
             if !state.running {
                 break;
             }
-            state = self.sync_done.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .sync_done
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
         state.running = true;
         drop(state);
@@ -219,7 +260,10 @@ impl ValueLog {
             let mut active = lock(&self.active);
             active.page_next = true;
             active.unsynced_bytes = 0;
-            let target = Position { segment: active.segment, offset: active.offset };
+            let target = Position {
+                segment: active.segment,
+                offset: active.offset,
+            };
             let names = std::mem::take(&mut active.names_changed);
             (target, std::mem::take(&mut active.unsynced), names)
         };
@@ -239,18 +283,31 @@ impl ValueLog {
     pub(crate) fn seal_active(&self) -> Result<()> {
         self.admit()?;
         let mut active = lock(&self.active);
-        if active.file.is_some() { self.roll(&mut active) } else { Ok(()) }
+        if active.file.is_some() {
+            self.roll(&mut active)
+        } else {
+            Ok(())
+        }
     }
 
     fn roll(&self, active: &mut MutexGuard<'_, Active>) -> Result<()> {
-        let Some(file) = active.file.take() else { return Ok(()) };
+        let Some(file) = active.file.take() else {
+            return Ok(());
+        };
         let at = active.offset.next_multiple_of(BLOCK as u64);
-        let bytes = std::mem::take(&mut active.footer).encode(active.segment, self.settings.boot, at);
-        let outcome = file.write_at(at, &[&bytes]).and_then(|()| file.truncate(at + bytes.len() as u64));
+        let bytes =
+            std::mem::take(&mut active.footer).encode(active.segment, self.settings.boot, at);
+        let outcome = file
+            .write_at(at, &[&bytes])
+            .and_then(|()| file.truncate(at + bytes.len() as u64));
         if let Err(failure) = outcome {
             return Err(self.refuse("seal a segment of the value log", failure));
         }
-        if !active.unsynced.iter().any(|known| Arc::ptr_eq(known, &file)) {
+        if !active
+            .unsynced
+            .iter()
+            .any(|known| Arc::ptr_eq(known, &file))
+        {
             active.unsynced.push(file);
         }
         active.segment = SegmentId(active.segment.0 + 1);
@@ -281,9 +338,11 @@ impl ValueLog {
             Ok((file, header.chain()))
         };
         let (file, chain) = begin().map_err(|failure| match failure.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                Error::io("begin a segment", std::path::Path::new(&Self::name(segment)), failure)
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::io(
+                "begin a segment",
+                std::path::Path::new(&Self::name(segment)),
+                failure,
+            ),
             _ => self.refuse("begin a segment of the value log", failure),
         })?;
         write(&self.files).insert(segment, Arc::clone(&file));
@@ -298,9 +357,14 @@ impl ValueLog {
     /// Whether a new segment would fit; ordinary writes leave the reserve alone.
     fn room_for_segment(&self, room: Room) -> Result<()> {
         let free = self.disk.free_bytes().map_err(|failure| {
-            Error::new(Kind::Internal, Subject::Store, "cannot read the free space").because(failure)
+            Error::new(Kind::Internal, Subject::Store, "cannot read the free space")
+                .because(failure)
         })?;
-        let keep = if room == Room::Ordinary { self.settings.reserve_bytes } else { 0 };
+        let keep = if room == Room::Ordinary {
+            self.settings.reserve_bytes
+        } else {
+            0
+        };
         if free < self.settings.segment_bytes + keep {
             return Err(Error::new(
                 Kind::NoSpace,
@@ -319,20 +383,38 @@ impl ValueLog {
         self.admit()?;
         let left = {
             let active = lock(&self.active);
-            if active.file.is_some() { self.settings.segment_bytes.saturating_sub(active.offset) } else { 0 }
+            if active.file.is_some() {
+                self.settings.segment_bytes.saturating_sub(active.offset)
+            } else {
+                0
+            }
         };
-        if bytes <= left { Ok(()) } else { self.room_for_segment(Room::Ordinary) }
+        if bytes <= left {
+            Ok(())
+        } else {
+            self.room_for_segment(Room::Ordinary)
+        }
     }
 
     /// Reads from a segment; the caller verifies.
-    pub(crate) fn read(&self, segment: SegmentId, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    pub(crate) fn read(
+        &self,
+        segment: SegmentId,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> std::io::Result<()> {
         self.read_bytes.fetch_add(buffer.len() as u64, Relaxed);
         self.file(segment)?.read_at(offset, buffer)
     }
 
     /// The open file of a segment.
     pub(crate) fn file(&self, segment: SegmentId) -> std::io::Result<Arc<dyn DiskFile>> {
-        if let Some(file) = self.files.read().unwrap_or_else(PoisonError::into_inner).get(&segment) {
+        if let Some(file) = self
+            .files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&segment)
+        {
             return Ok(Arc::clone(file));
         }
         let file = self.disk.open(&Self::name(segment))?;
@@ -351,7 +433,13 @@ impl ValueLog {
         self.disk
             .remove(&Self::name(segment))
             .and_then(|()| self.disk.sync_names())
-            .map_err(|failure| Error::io("remove", std::path::Path::new(&Self::name(segment)), failure))
+            .map_err(|failure| {
+                Error::io(
+                    "remove",
+                    std::path::Path::new(&Self::name(segment)),
+                    failure,
+                )
+            })
     }
 
     /// The disk below.
@@ -370,7 +458,11 @@ impl ValueLog {
     }
 
     /// From now on only reads.
-    pub(crate) fn refuse(&self, what: &str, failure: impl std::error::Error + Send + Sync + 'static) -> Error {
+    pub(crate) fn refuse(
+        &self,
+        what: &str,
+        failure: impl std::error::Error + Send + Sync + 'static,
+    ) -> Error {
         let text = format!("failed to {what}: {failure}");
         tracing::error!(%failure, what, "the value log refuses writes until the store is reopened");
         lock(&self.refusing).get_or_insert_with(|| text.clone());
@@ -388,7 +480,9 @@ impl ValueLog {
         Error::new(
             Kind::Unavailable,
             Subject::Store,
-            format!("the store takes no writes until it is reopened ({why}); check the disk, then restart the server"),
+            format!(
+                "the store takes no writes until it is reopened ({why}); check the disk, then restart the server"
+            ),
         )
     }
 

@@ -2,7 +2,8 @@
 
 use super::disk::DiskFile;
 use super::format::{
-    BATCH_ALIGN, BATCH_HEADER, Batch, Footer, FormatError, Position, SEGMENT_HEADER, SegmentHeader, TRAILER, birth_crc,
+    BATCH_ALIGN, BATCH_HEADER, Batch, Footer, FormatError, Position, SEGMENT_HEADER, SegmentHeader,
+    TRAILER, birth_crc,
 };
 use crate::{BLOCK, SegmentId};
 use std::io;
@@ -43,7 +44,10 @@ pub(crate) fn footer(file: &dyn DiskFile, segment: SegmentId) -> Result<Option<F
         Err(newer) => return Err(newer.into()),
     };
     if at.checked_add(bytes) != Some(length - TRAILER as u64) {
-        return Err(FormatError::Invalid { what: "segment trailer" }.into());
+        return Err(FormatError::Invalid {
+            what: "segment trailer",
+        }
+        .into());
     }
     let mut body = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
     file.read_at(at, &mut body)?;
@@ -52,7 +56,11 @@ pub(crate) fn footer(file: &dyn DiskFile, segment: SegmentId) -> Result<Option<F
 
 /// Reads the batches of a segment; payload from `verify_from` on is checked too.
 /// A segment whose first page is not ours yields None: it was created, and lost before its first sync.
-pub(crate) fn scan(file: &dyn DiskFile, segment: SegmentId, verify_from: u64) -> Result<Option<Scan>, ScanError> {
+pub(crate) fn scan(
+    file: &dyn DiskFile,
+    segment: SegmentId,
+    verify_from: u64,
+) -> Result<Option<Scan>, ScanError> {
     let length = file.length()?;
     if length < SEGMENT_HEADER as u64 {
         return Ok(None);
@@ -62,7 +70,12 @@ pub(crate) fn scan(file: &dyn DiskFile, segment: SegmentId, verify_from: u64) ->
     let header = match SegmentHeader::decode(&page) {
         Ok(header) if header.segment == segment => header,
         // Somebody's data under a wrong name must not be taken for a segment that was never synced.
-        Ok(_) => return Err(FormatError::Invalid { what: "segment: its header names another one" }.into()),
+        Ok(_) => {
+            return Err(FormatError::Invalid {
+                what: "segment: its header names another one",
+            }
+            .into());
+        }
         Err(FormatError::Invalid { .. }) => return Ok(None),
         Err(newer) => return Err(newer.into()),
     };
@@ -71,7 +84,13 @@ pub(crate) fn scan(file: &dyn DiskFile, segment: SegmentId, verify_from: u64) ->
         Err(ScanError::Format(FormatError::Invalid { .. })) => None,
         other => other?,
     };
-    let mut found = Scan { header, batches: Vec::new(), end: SEGMENT_HEADER as u64, footer, rot: false };
+    let mut found = Scan {
+        header,
+        batches: Vec::new(),
+        end: SEGMENT_HEADER as u64,
+        footer,
+        rot: false,
+    };
     let mut previous = header.chain();
     // A batch follows at once, or on the next page where a sync came in between.
     while let Some((batch, crc)) = next_batch(file, &found, previous, length, verify_from)? {
@@ -116,14 +135,21 @@ fn batch_at(
     }
     let mut fixed = [0; BATCH_HEADER];
     file.read_at(at, &mut fixed)?;
-    let Ok(head_bytes) = Batch::peek(&fixed) else { return Ok(None) };
+    let Ok(head_bytes) = Batch::peek(&fixed) else {
+        return Ok(None);
+    };
     if at + head_bytes as u64 > length {
         return Ok(None);
     }
     let mut head = vec![0; head_bytes];
     file.read_at(at, &mut head)?;
-    let Ok((batch, crc)) = Batch::decode(&head) else { return Ok(None) };
-    let place = Position { segment: header.segment, offset: at };
+    let Ok((batch, crc)) = Batch::decode(&head) else {
+        return Ok(None);
+    };
+    let place = Position {
+        segment: header.segment,
+        offset: at,
+    };
     let ours = batch.at == place && batch.boot == header.boot && batch.end() <= length;
     Ok(ours.then_some((batch, crc)))
 }
@@ -143,11 +169,20 @@ fn payload_holds(file: &dyn DiskFile, batch: &Batch) -> Result<bool, ScanError> 
 
 /// Looks behind the cut for a header which says that more than the valid part had been synced.
 /// The first batch after a sync starts on a page, so pages are enough.
-fn claims_beyond(file: &dyn DiskFile, header: &SegmentHeader, end: u64, length: u64) -> Result<bool, ScanError> {
+fn claims_beyond(
+    file: &dyn DiskFile,
+    header: &SegmentHeader,
+    end: u64,
+    length: u64,
+) -> Result<bool, ScanError> {
     let mut at = end.next_multiple_of(BLOCK as u64);
     while at + BATCH_HEADER as u64 <= length {
         if let Some((batch, _)) = batch_at(file, header, at, length)?
-            && batch.synced > (Position { segment: header.segment, offset: end })
+            && batch.synced
+                > (Position {
+                    segment: header.segment,
+                    offset: end,
+                })
         {
             return Ok(true);
         }

@@ -27,7 +27,8 @@ impl Tokens {
         match held.get_mut(volume) {
             Some((known, count)) if known == holder => *count += 1,
             Some((known, _)) => {
-                let text = format!("volume {volume:?} is being written by {known}; detach it there first");
+                let text =
+                    format!("volume {volume:?} is being written by {known}; detach it there first");
                 return Err(Error::new(Kind::Conflict, Subject::Volume, text));
             }
             None => {
@@ -83,7 +84,11 @@ impl Volume {
     /// Released when the last [`Writer`] of the holder is dropped.
     pub fn writer(&self, holder: &str) -> Result<Writer> {
         self.tokens.take(&self.name, holder)?;
-        Ok(Writer { token: Arc::new(Token { volume: self.clone() }) })
+        Ok(Writer {
+            token: Arc::new(Token {
+                volume: self.clone(),
+            }),
+        })
     }
 
     /// Who holds the writer token now.

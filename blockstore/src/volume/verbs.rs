@@ -14,7 +14,9 @@ use super::{Origin, SnapshotInfo, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VolumeInfo
 use crate::catalog::{Catalog, HEAD, MapRow, Txn, keys};
 use crate::engine::View;
 use crate::object::{Copied, ObjectMeta, Precondition, row as object_row};
-use crate::{BLOCK, Entry, Error, Kind, LogId, MapId, Result, SealedMap, Store, Subject, Who, clock};
+use crate::{
+    BLOCK, Entry, Error, Kind, LogId, MapId, Result, SealedMap, Store, Subject, Who, clock,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -39,7 +41,9 @@ fn holder(info: &VolumeInfo) -> String {
 fn check_name(name: &str, subject: Subject) -> Result<()> {
     let fits = !name.is_empty()
         && name.len() <= NAME_BYTES_MAX
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
         && !name.starts_with(['.', '-'])
         && !name.starts_with("snap-");
     if fits {
@@ -52,7 +56,9 @@ fn check_name(name: &str, subject: Subject) -> Result<()> {
 }
 
 fn check_length(length_bytes: u64) -> Result<()> {
-    if !(VOLUME_BYTES_MIN..=VOLUME_BYTES_MAX).contains(&length_bytes) || !length_bytes.is_multiple_of(BLOCK as u64) {
+    if !(VOLUME_BYTES_MIN..=VOLUME_BYTES_MAX).contains(&length_bytes)
+        || !length_bytes.is_multiple_of(BLOCK as u64)
+    {
         let text = format!(
             "a volume has {VOLUME_BYTES_MIN} (1 MiB) to {VOLUME_BYTES_MAX} (64 TiB) bytes, a multiple of {BLOCK}; {length_bytes} does not fit"
         );
@@ -67,7 +73,9 @@ fn missing(subject: Subject, what: &str, name: &str) -> Error {
 
 fn volume_row(txn: &Txn<'_>, name: &str) -> Result<VolumeInfo> {
     let at = key(VOLUMES, name);
-    let row = txn.get(&at)?.ok_or_else(|| missing(Subject::Volume, "volume", name))?;
+    let row = txn
+        .get(&at)?
+        .ok_or_else(|| missing(Subject::Volume, "volume", name))?;
     keys::decode(&at, &row)
 }
 
@@ -95,7 +103,9 @@ impl Begin {
             Origin::Image(id) => crate::image::row::find(txn, id)?.sealed,
             Origin::Snapshot(id) => {
                 let at = key(SNAPSHOTS, id);
-                let row = txn.get(&at)?.ok_or_else(|| missing(Subject::Snapshot, "snapshot", id))?;
+                let row = txn
+                    .get(&at)?
+                    .ok_or_else(|| missing(Subject::Snapshot, "snapshot", id))?;
                 keys::decode::<SnapshotInfo>(&at, &row)?.sealed
             }
         };
@@ -119,10 +129,14 @@ impl Store {
         check_name(name, Subject::Volume)?;
         self.shared.engine.admit_write()?;
         let begin = self.begin(origin)?;
-        let least = begin.as_ref().map(|begin| begin.sealed.length_bytes.next_multiple_of(BLOCK as u64));
+        let least = begin
+            .as_ref()
+            .map(|begin| begin.sealed.length_bytes.next_multiple_of(BLOCK as u64));
         let length_bytes = match (length_bytes, least) {
             (Some(wanted), Some(least)) if wanted < least => {
-                let text = format!("{wanted} bytes are too small for an origin of {least} bytes; ask for {least} or more");
+                let text = format!(
+                    "{wanted} bytes are too small for an origin of {least} bytes; ask for {least} or more"
+                );
                 return Err(Error::new(Kind::Invalid, Subject::Volume, text));
             }
             (Some(wanted), _) => wanted,
@@ -183,12 +197,20 @@ impl Store {
             Origin::Empty => None,
             Origin::Image(name) => {
                 let image = self.image(name)?;
-                Some(Begin { sealed: image.sealed, label: format!("image:{name}"), origin: Origin::Image(image.id) })
+                Some(Begin {
+                    sealed: image.sealed,
+                    label: format!("image:{name}"),
+                    origin: Origin::Image(image.id),
+                })
             }
             Origin::Snapshot(name) => {
                 let snapshot = self.snapshot(name)?;
                 let origin = Origin::Snapshot(snapshot.id);
-                Some(Begin { sealed: snapshot.sealed, label: format!("snapshot:{name}"), origin })
+                Some(Begin {
+                    sealed: snapshot.sealed,
+                    label: format!("snapshot:{name}"),
+                    origin,
+                })
             }
         })
     }
@@ -205,7 +227,11 @@ impl Store {
     /// One volume.
     pub fn volume_info(&self, name: &str) -> Result<VolumeInfo> {
         let at = key(VOLUMES, name);
-        let row = self.shared.catalog.get(&at)?.ok_or_else(|| missing(Subject::Volume, "volume", name))?;
+        let row = self
+            .shared
+            .catalog
+            .get(&at)?
+            .ok_or_else(|| missing(Subject::Volume, "volume", name))?;
         let mut info: VolumeInfo = keys::decode(&at, &row)?;
         info.writer = self.shared.tokens.holder(name);
         Ok(info)
@@ -221,7 +247,10 @@ impl Store {
             let info = volume_row(txn, &name)?;
             txn.delete(&key(VOLUMES, &name));
             txn.unpin(info.map, HEAD, &holder(&info))?;
-            txn.journal(&who, Entry::new("volume.removed", name).bytes("length", info.length_bytes))?;
+            txn.journal(
+                &who,
+                Entry::new("volume.removed", name).bytes("length", info.length_bytes),
+            )?;
             Ok(info.map)
         })?;
         self.shared.engine.drop_head(map);
@@ -231,7 +260,13 @@ impl Store {
 
     /// Changes the length. Shrinking is refused unless `shrink`; cut blocks are freed and read as zeroes
     /// if the volume grows again.
-    pub fn volume_resize(&self, who: &Who, name: &str, length_bytes: u64, shrink: bool) -> Result<VolumeInfo> {
+    pub fn volume_resize(
+        &self,
+        who: &Who,
+        name: &str,
+        length_bytes: u64,
+        shrink: bool,
+    ) -> Result<VolumeInfo> {
         check_length(length_bytes)?;
         let info = self.volume_info(name)?;
         if length_bytes < info.length_bytes && !shrink {
@@ -249,12 +284,17 @@ impl Store {
         let (who, owned, map) = (who.clone(), name.to_owned(), info.map);
         self.shared.catalog.transact(move |txn| {
             let mut info = volume_row(txn, &owned)?;
-            let mut row = txn.map(map)?.ok_or_else(|| missing(Subject::Volume, "map of volume", &owned))?;
+            let mut row = txn
+                .map(map)?
+                .ok_or_else(|| missing(Subject::Volume, "map of volume", &owned))?;
             row.length_bytes = length_bytes;
             info.length_bytes = length_bytes;
             txn.put_map(map, &row)?;
             txn.put(&key(VOLUMES, &owned), keys::encode(&info)?);
-            txn.journal(&who, Entry::new("volume.resized", owned).bytes("length", length_bytes))?;
+            txn.journal(
+                &who,
+                Entry::new("volume.resized", owned).bytes("length", length_bytes),
+            )?;
             Ok(())
         })?;
         if length_bytes > info.length_bytes {
@@ -309,10 +349,17 @@ impl Store {
             }
             let named = key(SNAPSHOT_NAMES, &row.name);
             if txn.get(&named)?.is_some() {
-                let text = format!("snapshot {:?} exists already; choose another name", row.name);
+                let text = format!(
+                    "snapshot {:?} exists already; choose another name",
+                    row.name
+                );
                 return Err(Error::new(Kind::Conflict, Subject::Snapshot, text));
             }
-            txn.pin(row.sealed.map, row.sealed.lsn, &format!("snapshot:{}", row.id))?;
+            txn.pin(
+                row.sealed.map,
+                row.sealed.lsn,
+                &format!("snapshot:{}", row.id),
+            )?;
             txn.put(&key(SNAPSHOTS, &row.id), keys::encode(&row)?);
             txn.put(&named, keys::encode(&NameRow { id: row.id.clone() })?);
             let entry = Entry::new("snapshot.created", &*row.name)
@@ -321,7 +368,8 @@ impl Store {
                 .detail(format!("of {}", row.volume));
             txn.journal(&who, entry)?;
             if let Some((bucket, key)) = publish {
-                let draft = object_row::Draft::of_map(&bucket, &key, published_meta(&row), row.sealed);
+                let draft =
+                    object_row::Draft::of_map(&bucket, &key, published_meta(&row), row.sealed);
                 let entry = Entry::new("object.put", object_row::subject(&bucket, &key))
                     .bytes("shared", row.sealed.length_bytes)
                     .bytes("written", 0)
@@ -350,7 +398,9 @@ impl Store {
             None => name.to_owned(),
         };
         let at = key(SNAPSHOTS, &id);
-        let row = catalog.get(&at)?.ok_or_else(|| missing(Subject::Snapshot, "snapshot", name))?;
+        let row = catalog
+            .get(&at)?
+            .ok_or_else(|| missing(Subject::Snapshot, "snapshot", name))?;
         keys::decode(&at, &row)
     }
 
@@ -360,10 +410,15 @@ impl Store {
         let (who, name) = (who.clone(), name.to_owned());
         self.shared.catalog.transact(move |txn| {
             let at = key(SNAPSHOTS, &snapshot.id);
-            txn.get(&at)?.ok_or_else(|| missing(Subject::Snapshot, "snapshot", &name))?;
+            txn.get(&at)?
+                .ok_or_else(|| missing(Subject::Snapshot, "snapshot", &name))?;
             txn.delete(&at);
             txn.delete(&key(SNAPSHOT_NAMES, &snapshot.name));
-            txn.unpin(snapshot.sealed.map, snapshot.sealed.lsn, &format!("snapshot:{}", snapshot.id))?;
+            txn.unpin(
+                snapshot.sealed.map,
+                snapshot.sealed.lsn,
+                &format!("snapshot:{}", snapshot.id),
+            )?;
             txn.journal(&who, Entry::new("snapshot.removed", snapshot.name))?;
             Ok(())
         })?;
@@ -379,7 +434,11 @@ impl Store {
 
 /// A published snapshot has no MD5 of its bytes: its ETag names the map, in the form of a multipart ETag.
 fn published_meta(snapshot: &SnapshotInfo) -> ObjectMeta {
-    let SealedMap { map: MapId(map), lsn, .. } = snapshot.sealed;
+    let SealedMap {
+        map: MapId(map),
+        lsn,
+        ..
+    } = snapshot.sealed;
     ObjectMeta {
         etag: format!("{map:016x}{:016x}-1", lsn.0),
         headers: BTreeMap::from([("content-type".into(), "application/octet-stream".into())]),

@@ -359,7 +359,8 @@ fn the_room_shown_is_the_stores() {
     let free_bytes = lab.store.stats().unwrap().free_bytes;
     assert!(
         (room.f_bavail * room.f_frsize).abs_diff(free_bytes) < 1 << 30,
-        "{room:?}, {free_bytes} free"
+        "{} shown, {free_bytes} in the store",
+        room.f_bavail * room.f_frsize
     );
     assert!(room.f_blocks >= room.f_bfree);
 }

@@ -8,7 +8,7 @@
 use super::body::{Fault, Watched};
 use super::drain::Drained;
 use super::{admission, error};
-use http::header::CONTENT_RANGE;
+use http::header::{CONNECTION, CONTENT_RANGE, EXPECT};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use s3s::service::S3Service;
 use s3s::{S3Result, s3_error};
@@ -30,6 +30,7 @@ pub(super) async fn answer(
     let id = uuid::Uuid::new_v4().simple().to_string();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %path);
+    let expects = request.headers().contains_key(EXPECT);
     let began = Instant::now();
     async {
         let response = match pass(&protocol, request, &id).await {
@@ -43,6 +44,13 @@ pub(super) async fn answer(
         }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, value);
+        }
+        if expects && !response.status().is_success() {
+            // The body was perhaps never asked for; then the connection cannot go on, and a client
+            // that is not told so sends its next request into the void (RFC 9110, 10.1.1).
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(status = response.status().as_u16(), took_ms, "answered");

@@ -14,7 +14,7 @@ pub(super) fn emulator_and_user(xml: &str) -> (Option<PathBuf>, Option<(u32, u32
     let (mut emulator, mut user, mut is_x86, mut is_dac) = (None, None, false, false);
     walk(xml, |path, item| match (path, item) {
         (["capabilities", "guest", "arch"], Item::Attribute("name", value)) => {
-            is_x86 = value == "x86_64"
+            is_x86 = value == "x86_64";
         }
         (["capabilities", "guest", "arch", "emulator"], Item::Text(text))
             if is_x86 && emulator.is_none() =>
