@@ -469,7 +469,10 @@ fn adding_cloning_and_removing_at_once_loses_nothing() {
                         .read_at(0, &mut shown);
                     assert!(read.is_ok() && shown == bytes, "round {round}: {read:?}");
                 }
-                Err(error) => assert_eq!(error.kind(), Kind::NotFound, "{error:?}"),
+                // Gone, or gone and back as another map in between.
+                Err(error) => {
+                    assert!(matches!(error.kind(), Kind::NotFound | Kind::Conflict), "{error:?}");
+                }
             }
         }
     });
