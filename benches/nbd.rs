@@ -96,14 +96,14 @@ const CASES: [Case; 7] = [
             "--bs=1m",
             "--iodepth=4",
             "--end_fsync=1",
-            "--size=1g",
+            "--loops=3",
         ],
         figure: ("write", "bw_bytes", 1e-6),
         unit: "MB/s",
     },
     Case {
         name: "read_1m",
-        job: &["--rw=read", "--bs=1m", "--iodepth=4", "--size=1g"],
+        job: &["--rw=read", "--bs=1m", "--iodepth=4", "--loops=3"],
         figure: ("read", "bw_bytes", 1e-6),
         unit: "MB/s",
     },
@@ -128,7 +128,7 @@ fn main() {
     need(&["fio", "qemu-nbd", "nbdkit"]);
     let server = Server::start();
     let folder = server.scratch();
-    need_room(folder, 12);
+    need_room(folder, 20);
     server
         .infall(&["volume", "create", "bench", "--length", &LENGTH.to_string()])
         .ok();

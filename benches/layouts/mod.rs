@@ -84,9 +84,8 @@ impl Infall {
     fn new(folder: &Path, length: u64) -> Self {
         let store = Store::open(folder, Options::default()).unwrap();
         let who = Who {
-            principal: "bench".into(),
-            door: "bench".into(),
-            request: None,
+            actor: "bench".into(),
+            request: "-".into(),
         };
         store
             .volume_create(&who, "space", Some(length), &Origin::Empty)
@@ -163,7 +162,7 @@ impl Layout for Rocks {
             batch.put(key.to_be_bytes(), block);
         }
         self.database
-            .write_opt(&batch, &WriteOptions::default())
+            .write_opt(batch, &WriteOptions::default())
             .unwrap();
     }
 

@@ -16,7 +16,12 @@ where
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(result) => result,
         Err(failure) => Err(E::from(
-            Error::new(Kind::Internal, Subject::Store, "a store call did not come back").because(failure),
+            Error::new(
+                Kind::Internal,
+                Subject::Store,
+                "a store call did not come back",
+            )
+            .because(failure),
         )),
     }
 }

@@ -143,6 +143,7 @@ fn bad_input_is_refused_in_s3_s_own_words_and_nothing_is_committed() {
         keys,
         [
             "expected",
+            "expected-empty",
             "good",
             "long",
             "signed-chunks",

@@ -106,12 +106,7 @@ impl Tables for RocksTables {
             .map(|(key, value)| (key.to_vec(), value.to_vec())))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<()> {
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let mut rows = self.db.raw_iterator_cf(self.family(table)?);
         rows.seek(from);
         while let Some((key, value)) = rows.item() {

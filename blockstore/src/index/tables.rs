@@ -40,12 +40,7 @@ pub(crate) trait Tables: Send + Sync {
     /// The last row at or before `upto`.
     fn previous(&self, table: Table, upto: &[u8]) -> Result<Option<Row>>;
     /// Rows from `from` on, in order, until `visit` says false.
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<()>;
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<()>;
     /// Applies a batch, atomically.
     fn write(&self, changes: Vec<Change>) -> Result<()>;
     /// Makes every batch so far durable.

@@ -81,12 +81,7 @@ impl Tables for SimTables {
             .map(|((_, key), value)| (key.clone(), value.clone())))
     }
 
-    fn scan(
-        &self,
-        table: Table,
-        from: &[u8],
-        visit: &mut Visit<'_>,
-    ) -> Result<()> {
+    fn scan(&self, table: Table, from: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let state = lock(&self.state);
         for ((_, key), value) in state
             .now

@@ -471,7 +471,10 @@ fn adding_cloning_and_removing_at_once_loses_nothing() {
                 }
                 // Gone, or gone and back as another map in between.
                 Err(error) => {
-                    assert!(matches!(error.kind(), Kind::NotFound | Kind::Conflict), "{error:?}");
+                    assert!(
+                        matches!(error.kind(), Kind::NotFound | Kind::Conflict),
+                        "{error:?}"
+                    );
                 }
             }
         }

@@ -15,15 +15,15 @@
 //! 5. `snapshots/`, `images/` and `buckets/` are read-only (EROFS).
 //! 6. An open file shows one version of its object, snapshot or image until it is closed, whatever
 //!    happens to the name.
-//! 7. `buckets/<bucket>/` shows every key that can be a path ([`keys`] has the rule); listing holds
+//! 7. `buckets/<bucket>/` shows every key that can be a path (`keys` has the rule); listing holds
 //!    one page in memory, however many keys there are.
-//! 8. Unmounting, also by dropping [`Mounted`], flushes and gives back all tokens. Files still open
-//!    are cut off. The mount of a server that died is taken away by the next one.
+//! 8. Unmounting, also by dropping [`Mounted`], flushes and gives back all tokens; the mount then
+//!    holds no store any more. Files still open are cut off. The mount of a server that died is taken away by the next one.
 //!
 //! ```text
-//!   kernel ── adapter (fuser) ── tree ─┬─ inode        numbers of nodes
-//!                                      ├─ directory    pages of names      ── keys
-//!                                      └─ volume_file  the writer token    ── allocation
+//!   kernel ── adapter (fuser) ── tree ─┬─ inode              numbers of nodes
+//!                                      ├─ lookup, directory  names, pages    ── keys
+//!                                      └─ volume_file        writer token    ── allocation
 //!   mountpoint, device: the directory and /dev/fuse      failure: refusals and their errno
 //! ```
 
@@ -34,6 +34,7 @@ mod directory;
 mod failure;
 mod inode;
 mod keys;
+mod lookup;
 mod mountpoint;
 mod tree;
 mod volume_file;

@@ -10,9 +10,10 @@
 //! I/O on content; a directory's own lock is held while its next page is listed.
 
 use super::allocation::{self, Seek};
-use super::directory::{self, Entry, Listing};
+use super::directory::{Entry, Listing};
 use super::failure::{Failure, Result};
 use super::inode::{Inodes, Node, Version};
+use super::lookup;
 use super::volume_file::{OpenVolume, VolumeHandle, now_ms, within};
 use super::{keys, locked};
 use blockstore::object::ReadAt;
@@ -20,6 +21,7 @@ use blockstore::volume::VolumeInfo;
 use blockstore::{Kind, MapId, Store, View};
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
@@ -31,7 +33,8 @@ const CONTENT_VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// The tree over a store.
 pub(super) struct Tree {
-    store: Store,
+    /// The store until the mount is over. Requests hold it shared while they run.
+    store: RwLock<Option<Store>>,
     /// Who takes the writer tokens: `mount <path>`.
     holder: Arc<str>,
     read_only: bool,
@@ -42,8 +45,6 @@ pub(super) struct Tree {
     modified_ms: Mutex<HashMap<MapId, Arc<AtomicU64>>>,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
-    /// Whether the mount is over. Requests on files hold it shared while they run.
-    ended: RwLock<bool>,
 }
 
 /// Attributes of a node.
@@ -58,6 +59,20 @@ pub(super) struct Attributes {
     pub(super) modified_ms: u64,
     /// How long they may be believed; zero for a volume, and where allocation was not looked up.
     pub(super) valid: Duration,
+}
+
+/// A request under way, and the store for it.
+struct Entered<'tree>(RwLockReadGuard<'tree, Option<Store>>);
+
+impl Deref for Entered<'_> {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        match &*self.0 {
+            Some(store) => store,
+            None => unreachable!("`enter` lets nobody in without a store"),
+        }
+    }
 }
 
 /// Something open.
@@ -105,7 +120,7 @@ pub(super) struct Space {
 impl Tree {
     pub(super) fn new(store: Store, holder: &str, read_only: bool) -> Self {
         Self {
-            store,
+            store: RwLock::new(Some(store)),
             holder: holder.into(),
             read_only,
             mounted_ms: now_ms(),
@@ -114,7 +129,6 @@ impl Tree {
             modified_ms: Mutex::default(),
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
-            ended: RwLock::new(false),
         }
     }
 
@@ -128,7 +142,10 @@ impl Tree {
         }
         let name = name.to_str().ok_or(Failure::Missing)?;
         // A name the store would not take, or takes for the beginning of several ids, names no file.
-        let node = self.child(&parent, name).map_err(|failure| match failure {
+        let store = self.enter()?;
+        let found = lookup::child(&store, &parent, name);
+        drop(store);
+        let node = found.map_err(|failure| match failure {
             Failure::Store(error) if matches!(error.kind(), Kind::Invalid | Kind::Conflict) => {
                 Failure::Missing
             }
@@ -139,8 +156,9 @@ impl Tree {
 
     /// Holds `node` for the kernel, with the attributes that cost little to know.
     pub(super) fn hold(&self, node: &Node) -> Result<Attributes> {
+        let store = self.enter()?;
         let number = self.inodes.hold(node);
-        let attributes = self.plain_attributes(number, node);
+        let attributes = self.plain_attributes(&store, number, node);
         if attributes.is_err() {
             self.inodes.forget(number, 1);
         }
@@ -161,94 +179,20 @@ impl Tree {
         self.inodes.node(number).ok_or(Failure::Replaced)
     }
 
-    fn child(&self, parent: &Node, name: &str) -> Result<Node> {
-        let found = match parent {
-            Node::Root => match name {
-                "volumes" => Some(Node::Volumes),
-                "snapshots" => Some(Node::Snapshots),
-                "images" => Some(Node::Images),
-                "buckets" => Some(Node::Buckets),
-                _ => None,
-            },
-            Node::Volumes => self.volume_of_file(name)?.map(directory::volume_node),
-            Node::Snapshots => self.snapshot_of_file(name)?,
-            Node::Images => self.image_of_file(name)?,
-            Node::Buckets => Some(Node::Directory {
-                bucket: self.store.bucket(name)?.name,
-                prefix: String::new(),
-            }),
-            Node::Directory { bucket, prefix } => self.child_of_key(bucket, prefix, name)?,
-            Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } => {
-                return Err(Failure::NotADirectory);
-            }
-        };
-        found.ok_or(Failure::Missing)
-    }
-
-    fn volume_of_file(&self, file: &str) -> Result<Option<VolumeInfo>> {
-        let Some(name) = keys::name_of(file) else {
-            return Ok(None);
-        };
-        Ok(Some(self.store.volume_info(name)?))
-    }
-
-    fn snapshot_of_file(&self, file: &str) -> Result<Option<Node>> {
-        let Some(name) = keys::name_of(file) else {
-            return Ok(None);
-        };
-        // The store also finds a snapshot by its id; a file has the name that the listing shows.
-        let snapshot = Some(self.store.snapshot(name)?).filter(|snapshot| snapshot.name == name);
-        Ok(snapshot.map(|snapshot| Node::Sealed {
-            sealed: snapshot.sealed,
-            created_ms: snapshot.created_ms,
-        }))
-    }
-
-    fn image_of_file(&self, file: &str) -> Result<Option<Node>> {
-        let Some(name) = keys::name_of(file) else {
-            return Ok(None);
-        };
-        let image = Some(self.store.image(name)?)
-            .filter(|image| image.names.iter().any(|known| known == name));
-        Ok(image.map(|image| Node::Sealed {
-            sealed: image.sealed,
-            created_ms: image.created_ms,
-        }))
-    }
-
-    fn child_of_key(&self, bucket: &str, prefix: &str, name: &str) -> Result<Option<Node>> {
-        if !keys::is_segment(name) {
-            return Ok(None);
-        }
-        let key = format!("{prefix}{name}");
-        let below = format!("{key}/");
-        if directory::has_keys_under(&self.store, bucket, &below)? {
-            return Ok(Some(Node::Directory {
-                bucket: bucket.into(),
-                prefix: below,
-            }));
-        }
-        let object = self.store.object_head(bucket, &key)?;
-        Ok(Some(Node::Object {
-            bucket: bucket.into(),
-            key,
-            version: Version::of(&object),
-        }))
-    }
-
     // ---- attributes
 
     /// Attributes with everything looked up.
     pub(super) fn attributes(&self, number: u64) -> Result<Attributes> {
-        let _entered = self.enter()?;
+        let store = self.enter()?;
         let node = self.node(number)?;
-        let mut attributes = self.plain_attributes(number, &node)?;
+        let mut attributes = self.plain_attributes(&store, number, &node)?;
         match &*node {
             Node::Volume { name, map } => {
-                attributes.allocated_bytes = self.open_volume(name, *map)?.allocated_bytes()?;
+                attributes.allocated_bytes =
+                    self.open_volume(&store, name, *map)?.allocated_bytes()?;
             }
             Node::Sealed { sealed, .. } => {
-                let view = self.store.sealed_open(*sealed)?;
+                let view = store.sealed_open(*sealed)?;
                 attributes.allocated_bytes = allocation::allocated_bytes(&view)?;
                 attributes.valid = CONTENT_VALID;
             }
@@ -260,10 +204,10 @@ impl Tree {
 
     /// Attributes but for the allocation of sparse files. The length is always right: the kernel
     /// believes it for an open file, however short the time we give it.
-    fn plain_attributes(&self, number: u64, node: &Node) -> Result<Attributes> {
+    fn plain_attributes(&self, store: &Store, number: u64, node: &Node) -> Result<Attributes> {
         let (length_bytes, modified_ms, valid) = match node {
             Node::Volume { name, map } => {
-                let volume = self.volume_as(name, *map)?;
+                let volume = volume_as(store, name, *map)?;
                 let modified_ms = self.volume_modified(*map).load(Ordering::Relaxed);
                 (
                     volume.length_bytes,
@@ -301,7 +245,7 @@ impl Tree {
         let Node::Volume { name, map } = &*node else {
             return Err(Failure::IsADirectory);
         };
-        let length_bytes = self.volume_as(name, *map)?.length_bytes;
+        let length_bytes = volume_as(&*self.enter()?, name, *map)?.length_bytes;
         if wanted == length_bytes {
             Ok(())
         } else {
@@ -344,7 +288,7 @@ impl Tree {
 
     /// Room in the store.
     pub(super) fn space(&self) -> Result<Space> {
-        let stats = self.store.stats()?;
+        let stats = self.enter()?.stats()?;
         let files = stats.volumes + stats.snapshots + stats.images + stats.objects;
         Ok(Space {
             total_bytes: stats.physical_bytes + stats.free_bytes,
@@ -355,24 +299,14 @@ impl Tree {
 
     // ---- volumes
 
-    /// The volume `name` if it is still the one with this map.
-    fn volume_as(&self, name: &str, map: MapId) -> Result<VolumeInfo> {
-        let volume = self.store.volume_info(name).map_err(gone)?;
-        if volume.map == map {
-            Ok(volume)
-        } else {
-            Err(Failure::Replaced)
-        }
-    }
-
     /// The volume as all handles of this mount share it.
-    fn open_volume(&self, name: &str, map: MapId) -> Result<Arc<OpenVolume>> {
+    fn open_volume(&self, store: &Store, name: &str, map: MapId) -> Result<Arc<OpenVolume>> {
         let modified_ms = self.volume_modified(map);
         let mut volumes = locked(&self.volumes);
         if let Some(open) = volumes.get(&map).and_then(Weak::upgrade) {
             return Ok(open);
         }
-        let volume = self.store.volume_open(name).map_err(gone)?;
+        let volume = store.volume_open(name).map_err(gone)?;
         let open = Arc::new(OpenVolume::new(
             volume,
             Arc::clone(&self.holder),
@@ -392,7 +326,7 @@ impl Tree {
     /// Opens a file. One that changed since its lookup is [`Failure::Replaced`], and the kernel
     /// looks the name up once more.
     pub(super) fn open(&self, number: u64, access: Access) -> Result<Opened> {
-        let _entered = self.enter()?;
+        let store = self.enter()?;
         let node = if access == Access::Read {
             self.node(number)?
         } else {
@@ -400,18 +334,21 @@ impl Tree {
         };
         let (handle, unchanging) = match &*node {
             Node::Volume { name, map } => {
-                let length_bytes = self.volume_as(name, *map)?.length_bytes;
+                let length_bytes = volume_as(&store, name, *map)?.length_bytes;
                 if access == Access::Append {
                     return Err(Failure::FixedLength { length_bytes });
                 }
                 let may_write = access == Access::Write;
                 (
-                    Handle::Volume(VolumeHandle::new(self.open_volume(name, *map)?, may_write)),
+                    Handle::Volume(VolumeHandle::new(
+                        self.open_volume(&store, name, *map)?,
+                        may_write,
+                    )),
                     false,
                 )
             }
             Node::Sealed { sealed, .. } => (
-                Handle::Sealed(self.store.sealed_open(*sealed).map_err(gone)?),
+                Handle::Sealed(store.sealed_open(*sealed).map_err(gone)?),
                 true,
             ),
             Node::Object {
@@ -419,7 +356,7 @@ impl Tree {
                 key,
                 version,
             } => {
-                let (object, reader) = self.store.object_open(bucket, key).map_err(gone)?;
+                let (object, reader) = store.object_open(bucket, key).map_err(gone)?;
                 if Version::of(&object) != *version {
                     return Err(Failure::Replaced);
                 }
@@ -527,9 +464,14 @@ impl Tree {
     /// Ends the tree: closes whatever is still open, flushing what was written, and answers
     /// nothing more. The first failure is told, but every handle is closed.
     pub(super) fn end(&self) -> Result<()> {
-        *self.ended.write().unwrap_or_else(PoisonError::into_inner) = true;
+        let store = self
+            .store
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let handles = std::mem::take(&mut *locked(&self.handles));
         let released: Vec<Result<()>> = handles.values().map(|handle| handle.release()).collect();
+        drop((handles, store));
         released.into_iter().collect()
     }
 
@@ -551,8 +493,10 @@ impl Tree {
         at: u64,
         show: &mut dyn FnMut(u64, &Entry) -> bool,
     ) -> Result<()> {
+        let store = self.enter()?.clone();
         match &*self.handle(handle)? {
-            Handle::Directory(listing) => locked(listing).visit(&self.store, at, show),
+            // `show` enters by itself for each entry.
+            Handle::Directory(listing) => locked(listing).visit(&store, at, show),
             Handle::Volume(_) | Handle::Sealed(_) | Handle::Object(_) => {
                 Err(Failure::NotADirectory)
             }
@@ -567,13 +511,13 @@ impl Tree {
         number
     }
 
-    /// Lets a request in; the mount does not end before it has.
-    fn enter(&self) -> Result<RwLockReadGuard<'_, bool>> {
-        let ended = self.ended.read().unwrap_or_else(PoisonError::into_inner);
-        if *ended {
+    /// Lets a request in; the mount does not end before it has. Not to be nested.
+    fn enter(&self) -> Result<Entered<'_>> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        if store.is_none() {
             Err(Failure::Unmounted)
         } else {
-            Ok(ended)
+            Ok(Entered(store))
         }
     }
 
@@ -590,6 +534,16 @@ impl Tree {
             Handle::Volume(volume) => act(volume),
             Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Err(Failure::ReadOnly),
         }
+    }
+}
+
+/// The volume `name` if it is still the one with this map.
+fn volume_as(store: &Store, name: &str, map: MapId) -> Result<VolumeInfo> {
+    let volume = store.volume_info(name).map_err(gone)?;
+    if volume.map == map {
+        Ok(volume)
+    } else {
+        Err(Failure::Replaced)
     }
 }
 

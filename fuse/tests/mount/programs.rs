@@ -222,6 +222,7 @@ fn fio_verifies_random_writes_on_a_volume_file() {
             "--fsync=64",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--randrepeat=0",
             "--fallocate=none",
             "--overwrite=1",

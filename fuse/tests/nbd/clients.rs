@@ -262,6 +262,7 @@ fn fio_verifies_its_checksums() {
         arguments.extend([
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--randseed=7",
             "--fsync=64",
             "--minimal",

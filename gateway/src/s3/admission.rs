@@ -41,7 +41,8 @@ pub(super) fn admit(method: &Method, uri: &Uri, headers: &HeaderMap) -> S3Result
     if version_2 {
         return Err(s3_error!(
             InvalidRequest,
-            "The authorization mechanism you have provided is not supported. Please use {SCHEME}."
+            "The authorization mechanism you have provided is not supported. Please use {SCHEME} (with \
+             aws: aws configure set default.s3.signature_version s3v4)."
         ));
     }
     if second.is_some() || (presigned && authorization.is_some()) {

@@ -18,6 +18,8 @@ use std::time::Duration;
 const BYTES_MAX: usize = 16 << 20;
 /// For so long at most.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A client that has stopped writing for so long is reading.
+const SILENCE: Duration = Duration::from_millis(500);
 
 /// A request's body that is read to its end even where it is dropped before.
 pub(super) struct Drained {
@@ -68,7 +70,7 @@ impl Drop for Drained {
         let mut rest = std::mem::take(&mut self.inner).into_data_stream();
         runtime.spawn(tokio::time::timeout(PATIENCE, async move {
             let mut left = BYTES_MAX;
-            while let Some(Ok(bytes)) = rest.next().await {
+            while let Ok(Some(Ok(bytes))) = tokio::time::timeout(SILENCE, rest.next()).await {
                 left = left.saturating_sub(bytes.len());
                 if left == 0 {
                     break;

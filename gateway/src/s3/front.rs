@@ -10,6 +10,7 @@ use super::drain::Drained;
 use super::{admission, error};
 use http::header::{CONNECTION, CONTENT_RANGE, EXPECT};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Body;
 use s3s::service::S3Service;
 use s3s::{S3Result, s3_error};
 use std::time::Instant;
@@ -30,7 +31,11 @@ pub(super) async fn answer(
     let id = uuid::Uuid::new_v4().simple().to_string();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %path);
+    // A client that waits for "100 Continue" and hears the final answer instead: perhaps its body
+    // was not read, so the connection cannot go on (RFC 9110, 10.1.1); or it has none (an empty
+    // file), and then botocore misreads the next answer on that connection and hangs. So it ends.
     let expects = request.headers().contains_key(EXPECT);
+    let nothing_to_ask_for = request.body().is_end_stream();
     let began = Instant::now();
     async {
         let response = match pass(&protocol, request, &id).await {
@@ -45,9 +50,7 @@ pub(super) async fn answer(
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
-        if expects && !response.status().is_success() {
-            // The body was perhaps never asked for; then the connection cannot go on, and a client
-            // that is not told so sends its next request into the void (RFC 9110, 10.1.1).
+        if expects && (nothing_to_ask_for || !response.status().is_success()) {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));

@@ -340,6 +340,12 @@ def it_says_go_on_only_to_those_who_may():
             else:
                 line.sendall(b"hello")
                 same(b"HTTP/1.1 200" in line.recv(65536), True)
+    # botocore misreads what follows an answer that came where it waited for "go on".
+    empty = put("expected-empty", b"", headers={"expect": "100-continue"}, unsigned={"content-length", "expect"})
+    with socket.create_connection((HOST, int(PORT)), timeout=20) as line:
+        line.sendall(empty.head().replace(b"connection: close\r\n", b""))
+        heard = line.recv(65536).lower()
+        same((heard[:12], b"connection: close" in heard), (b"http/1.1 200", True))
 
 
 run_claims(sys.modules[__name__])

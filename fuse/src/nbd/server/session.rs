@@ -44,7 +44,7 @@ const GATHERED_BYTES_MAX: usize = 32 << 10;
 /// A request expected to take longer is not answered while leading…
 const QUICK: Duration = Duration::from_micros(50);
 /// …nor one longer than this, when more input is waiting: then another core may have it.
-const QUICK_WHEN_BUSY: Duration = Duration::from_micros(15);
+const QUICK_WHEN_BUSY: Duration = Duration::from_micros(8);
 
 /// One connection in its transmission phase.
 pub(super) struct Session {
@@ -97,7 +97,7 @@ impl Session {
 
     /// One thread's life: lead, answer, lead again, until the session ends.
     pub(super) fn work(self: Arc<Self>) {
-        let shift = Shift { session: &self };
+        let _shift = Shift { session: &self };
         let mut small = Vec::new();
         let mut outbox = Outbox::default();
         loop {
@@ -126,7 +126,6 @@ impl Session {
                 break;
             }
         }
-        drop(shift);
     }
 
     /// The next request, with its payload or the room its reply needs. `None` ends the session.
@@ -208,13 +207,12 @@ impl Session {
             Command::Unknown(_) => return true,
             Command::Flush | Command::Cache | Command::Disconnect => return false,
         };
-        may_be
-            && pace.expected()
-                < if input.has_more() {
-                    QUICK_WHEN_BUSY
-                } else {
-                    QUICK
-                }
+        let limit = if input.has_more() {
+            QUICK_WHEN_BUSY
+        } else {
+            QUICK
+        };
+        may_be && pace.expected() < limit
     }
 
     fn answer(&self, request: &Request, room: Room<'_>, outbox: &mut Outbox) {
