@@ -216,7 +216,7 @@ fn clones_and_snapshots(store: &Store, figures: &mut Figures) {
                 store
                     .snapshot_create(&bench(), "large", Some(&snapshot), None)
                     .unwrap(),
-            )
+            );
         });
         snapshot_ms.push(ms);
         snapshot_bytes.push(bytes);
@@ -226,7 +226,7 @@ fn clones_and_snapshots(store: &Store, figures: &mut Figures) {
                 store
                     .volume_create(&bench(), &clone, None, &Origin::Snapshot(snapshot))
                     .unwrap(),
-            )
+            );
         });
         clone_ms.push(ms);
         clone_bytes.push(bytes);
