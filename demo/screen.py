@@ -1,6 +1,7 @@
 """One line per step: `[4/9] upload          what, with figures                    ok   212 MB/s`."""
 
 import contextlib
+import shutil
 import sys
 import time
 
@@ -30,7 +31,9 @@ class Step:
         """Shows what goes on, on a terminal only."""
         self.text = text
         if sys.stdout.isatty():
-            print(f"\r\033[K{self.line()}", end="", flush=True)
+            # A line that wraps could not be taken back.
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{self.line()[:width]}", end="", flush=True)
 
     def note(self, text):
         """A line of its own under the step, once that has held."""
