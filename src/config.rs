@@ -53,7 +53,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "serve.region",
         env: "INFALL_REGION",
-        default: "us-east-1",
+        default: "infall",
         help: "the region that S3 clients sign for",
     },
     Setting {

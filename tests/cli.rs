@@ -312,7 +312,7 @@ fn variables_for_other_clients_are_ready_for_a_shell() {
     for line in [
         format!("export AWS_ACCESS_KEY_ID={key}"),
         format!("export AWS_SECRET_ACCESS_KEY={secret}"),
-        "export AWS_DEFAULT_REGION=us-east-1".into(),
+        "export AWS_DEFAULT_REGION=infall".into(),
         format!("export AWS_ENDPOINT_URL={}", server.endpoint()),
         "export RCLONE_CONFIG_INFALL_TYPE=s3".into(),
     ] {

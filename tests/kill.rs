@@ -211,7 +211,7 @@ fn what_fio_wrote_verifies_after_sigkill() {
     server
         .infall(&["volume", "create", "disk", "--length", "64MiB"])
         .ok();
-    for round in 0..3 {
+    for round in 0..5 {
         fio(&server, seed + round, &["--do_verify=0", "--fsync=8"]);
         server.kill();
         server.restart();

@@ -58,12 +58,13 @@ impl fmt::Display for Series {
     }
 }
 
-/// Three or four digits that count.
+/// The digits that count.
 fn short(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{middle:.1}"),
-        _ => format!("{value:.2}"),
+        // A ratio just below its target must not be rounded up to it.
+        _ => format!("{value:.3}"),
     }
 }
 

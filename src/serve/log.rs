@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `filter` is a level, or directives such as `info,blockstore=debug`.
 pub(crate) fn start(filter: &str, json: bool) -> Outcome {
-    // fuser warns of each optional operation that the kernel asks for once.
-    let parsed = EnvFilter::try_new(format!("fuser=error,{filter}")).map_err(|error| {
+    // fuser warns of each optional operation that the kernel asks for once; s3s logs every request that
+    // it refuses as an error, which the client was told and nobody must look at.
+    let parsed = EnvFilter::try_new(format!("fuser=error,s3s=off,{filter}")).map_err(|error| {
         Failure::new(
             Exit::Usage,
             "config",

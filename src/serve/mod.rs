@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     /// NBD on TCP, too
     #[arg(long, value_name = "ADDRESS")]
     nbd_tcp: Option<String>,
-    /// The region that S3 clients sign for [default: us-east-1]
+    /// The region that S3 clients sign for [default: infall]
     #[arg(long)]
     region: Option<String>,
     /// Log lines as JSON

@@ -91,6 +91,11 @@ impl Volume {
         })
     }
 
+    /// Everything answered before this call, to whomever, is on the device when it returns.
+    pub fn flush(&self) -> Result<()> {
+        self.engine.flush()
+    }
+
     /// Who holds the writer token now.
     pub fn holder(&self) -> Option<String> {
         self.tokens.holder(&self.name)
@@ -128,6 +133,6 @@ impl Writer {
 
     /// Everything answered before this call is on the device when it returns.
     pub fn flush(&self) -> Result<()> {
-        self.token.volume.engine.flush()
+        self.token.volume.flush()
     }
 }
