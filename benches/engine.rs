@@ -300,6 +300,7 @@ fn bench() -> Who {
     Who {
         actor: "bench".into(),
         request: "-".into(),
+        project: "root".into(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The way to the server: JSON over HTTP/1.1, with the key in every request.
 
 use crate::exit::{Exit, Failure, Outcome};
+use access::Credentials;
 use bytes::Bytes;
-use gateway::Credentials;
 use gateway::api::{ErrorBody, ErrorReply, PREFIX};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header};

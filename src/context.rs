@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
 use crate::server_file::{CREDENTIALS_FILE, ServerFile};
-use gateway::Credentials;
+use access::Credentials;
 use serde::Serialize;
 use std::path::PathBuf;
 

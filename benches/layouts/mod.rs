@@ -86,6 +86,7 @@ impl Infall {
         let who = Who {
             actor: "bench".into(),
             request: "-".into(),
+            project: "root".into(),
         };
         store
             .volume_create(&who, "space", Some(length), &Origin::Empty)

@@ -60,6 +60,10 @@ pub enum Subject {
     Record,
     /// A journal cursor.
     Journal,
+    /// A user, group, role, policy or access key, or what one may do.
+    Identity,
+    /// A project or its quota.
+    Project,
 }
 
 /// Kind, subject, context and source.

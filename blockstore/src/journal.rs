@@ -17,6 +17,8 @@ pub struct Who {
     pub actor: String,
     /// The request id that logs and error replies carry too.
     pub request: String,
+    /// The project that owns what this request makes.
+    pub project: String,
 }
 
 impl Who {
@@ -25,6 +27,7 @@ impl Who {
         Self {
             actor: "infall".into(),
             request: "-".into(),
+            project: "root".into(),
         }
     }
 }

@@ -9,9 +9,10 @@
     reason = "a test may unwrap: its failure is the message"
 )]
 
+use access::{Access, Credentials};
 use blockstore::object::ListQuery;
 use blockstore::{Options, Store};
-use gateway::{Credentials, s3_service};
+use gateway::s3_service;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,7 +37,11 @@ impl Server {
         let store = Store::open(directory.path(), Options::default()).unwrap();
         let credentials = Credentials::generate();
         let runtime = Runtime::new().unwrap();
-        let door = s3_service(store.clone(), credentials.clone(), REGION);
+        let door = s3_service(
+            store.clone(),
+            Access::open(store.clone(), credentials.clone()).unwrap(),
+            REGION,
+        );
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .unwrap();

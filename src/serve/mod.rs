@@ -20,11 +20,11 @@ use crate::context::{Context, load_credentials};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
 use crate::server_file::{CREDENTIALS_FILE, ServerFile};
+use access::Credentials;
 use blockstore::Store;
 use clap::Args;
 use disks::Disks;
 use fuse::nbd::{self, Exports, Listener};
-use gateway::Credentials;
 use gateway::api::Closing;
 use mounts::Mounts;
 use std::net::SocketAddr;
@@ -129,6 +129,7 @@ impl Serving<'_> {
     ) -> Outcome {
         let config = &self.context.config;
         let (credentials, made) = load_credentials(&self.data.join(CREDENTIALS_FILE))?;
+        let access = access::Access::open(self.store.clone(), credentials.clone())?;
         let socket = tokio::net::TcpListener::bind(listen)
             .await
             .map_err(|error| taken(listen, &error))?;
@@ -152,8 +153,8 @@ impl Serving<'_> {
             .merge(disks::router(Arc::clone(&disks)))
             .merge(mounts::router(mounts.clone()));
         let application = door::application(
-            gateway::api::router(self.store.clone(), credentials.clone(), extra),
-            gateway::s3_service(self.store.clone(), credentials.clone(), config.region()),
+            gateway::api::router(self.store.clone(), access.clone(), extra),
+            gateway::s3_service(self.store.clone(), access, config.region()),
             self.closing.clone(),
         );
 

@@ -331,5 +331,7 @@ fn subject_name(subject: Subject) -> &'static str {
         Subject::Image => "image",
         Subject::Record => "instance",
         Subject::Journal => "journal",
+        Subject::Identity => "identity",
+        Subject::Project => "project",
     }
 }

@@ -26,6 +26,7 @@ impl Lab {
         let who = Who {
             actor: "root".into(),
             request: "test".into(),
+            project: "root".into(),
         };
         store.bucket_create(&who, BUCKET).unwrap();
         Self { folder, store, who }

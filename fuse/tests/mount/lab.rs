@@ -101,6 +101,7 @@ pub(crate) fn who() -> Who {
     Who {
         actor: "test".into(),
         request: "-".into(),
+        project: "root".into(),
     }
 }
 

@@ -282,6 +282,8 @@ fn subject_name(subject: Subject) -> &'static str {
         Subject::Image => "image",
         Subject::Record => "record",
         Subject::Journal => "journal",
+        Subject::Identity => "identity",
+        Subject::Project => "project",
     }
 }
 

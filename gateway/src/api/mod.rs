@@ -26,14 +26,13 @@ pub use volumes::{
     OriginName, SnapshotCreate, SnapshotList, VolumeCreate, VolumeCreated, VolumeList, VolumeResize,
 };
 
-use crate::Credentials;
+use access::{Access, Caller, Origin};
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
-use blockstore::{Store, Who};
-use std::sync::Arc;
+use blockstore::Store;
 use tracing::Instrument;
 
 /// Where the API is served.
@@ -45,7 +44,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// The API's routes, without their prefix. `extra` (instances, mounts) stands behind the same
 /// authentication and sees the same [`Who`].
-pub fn router(store: Store, credentials: Credentials, extra: axum::Router) -> axum::Router {
+pub fn router(store: Store, access: Access, extra: axum::Router) -> axum::Router {
     let own = routes()
         .into_iter()
         .fold(axum::Router::new(), |router, route| {
@@ -58,10 +57,7 @@ pub fn router(store: Store, credentials: Credentials, extra: axum::Router) -> ax
             Problem::no_method(&method, uri.path())
         })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(axum::middleware::from_fn_with_state(
-            Arc::new(credentials),
-            admit,
-        ))
+        .layer(axum::middleware::from_fn_with_state(access, admit))
 }
 
 /// One path and what it answers.
@@ -86,11 +82,7 @@ fn routes() -> Vec<Route> {
 }
 
 /// Authenticates, names the request, and tells the log how it went.
-async fn admit(
-    State(credentials): State<Arc<Credentials>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn admit(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().simple().to_string();
     let span = tracing::info_span!(
         "request", id = %id, method = %request.method(), path = %request.uri().path()
@@ -98,17 +90,27 @@ async fn admit(
     let began = std::time::Instant::now();
     let mut response = async {
         let shown = request.headers().get(header::AUTHORIZATION);
-        let Some(actor) = actor(&credentials, shown) else {
-            return Problem::unauthenticated(
-                "no valid key: send \"Authorization: Bearer <access key>:<secret key>\"; \
-                 infall env prints both",
-            )
-            .into_response();
+        let principal = match bearer(shown).map(|token| access.bearer(token)) {
+            Some(Ok(principal)) => principal,
+            Some(Err(unknown)) => {
+                return Problem::unauthenticated(&unknown.to_string()).into_response();
+            }
+            None => {
+                return Problem::unauthenticated(
+                    "no valid key: send \"Authorization: Bearer <access key>:<secret key>\"; \
+                     infall env prints both",
+                )
+                .into_response();
+            }
         };
-        request.extensions_mut().insert(Who {
-            actor,
+        let origin = request.extensions().get::<Origin>().cloned();
+        let caller = Caller {
+            principal,
+            origin: origin.unwrap_or_default(),
             request: id.clone(),
-        });
+        };
+        request.extensions_mut().insert(caller.who());
+        request.extensions_mut().insert(caller);
         let response = next.run(request).await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(status = response.status().as_u16(), took_ms, "answered");
@@ -122,12 +124,10 @@ async fn admit(
     response
 }
 
-/// The identity behind an `Authorization` header.
-fn actor(credentials: &Credentials, shown: Option<&HeaderValue>) -> Option<String> {
-    let shown = shown?.to_str().ok()?;
-    let (scheme, token) = shown.split_once(' ')?;
-    let valid = scheme.eq_ignore_ascii_case("bearer") && credentials.verify_bearer(token.trim());
-    valid.then(|| "root".to_owned())
+/// What an `Authorization` header shows behind `Bearer`.
+fn bearer(shown: Option<&HeaderValue>) -> Option<&str> {
+    let (scheme, token) = shown?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// JSON in, checked, with our own error shape.

@@ -1,45 +1,67 @@
-//! Who may do what: the root key may do everything, nobody else anything.
+//! Who asks over S3, and whether they may: the signature's key names the caller, the one policy
+//! engine decides.
 //!
 //! The check runs behind the signature's, for every operation, so what it refuses it tells only
 //! to those who showed a valid key.
 
 use super::metadata::{refuse_unserved, refuse_version};
-use crate::Credentials;
+use access::{Access, Resource, Unknown};
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::path::S3Path;
 use s3s::{S3Result, s3_error};
-use subtle::ConstantTimeEq;
 
-/// The one key pair.
-pub(super) struct RootKey(pub(super) Credentials);
+/// The keys of all users.
+pub(super) struct Keys(pub(super) Access);
 
 #[async_trait::async_trait]
-impl S3Auth for RootKey {
+impl S3Auth for Keys {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
-        if bool::from(access_key.as_bytes().ct_eq(self.0.access_key.as_bytes())) {
-            return Ok(SecretKey::from(self.0.secret_key.clone()));
-        }
-        Err(s3_error!(
+        let known = self.0.key(access_key, None);
+        known
+            .map(|key| SecretKey::from(key.secret))
+            .map_err(unknown)
+    }
+}
+
+fn unknown(why: Unknown) -> s3s::S3Error {
+    match why {
+        Unknown::Key => s3_error!(
             InvalidAccessKeyId,
-            "The AWS Access Key Id you provided does not exist in our records: {access_key:?}. \
-             infall env prints the one that does."
-        ))
+            "The AWS Access Key Id you provided does not exist in our records. infall env prints \
+             the one that does."
+        ),
+        Unknown::Inactive => s3_error!(InvalidAccessKeyId, "{why}"),
+        Unknown::Token => s3_error!(InvalidToken, "{why}"),
+        Unknown::Expired => s3_error!(ExpiredToken, "{why}"),
     }
 }
 
 /// What a signed request may ask.
-pub(super) struct RootOnly;
+pub(super) struct Decisions(pub(super) Access);
 
 #[async_trait::async_trait]
-impl S3Access for RootOnly {
+impl S3Access for Decisions {
     async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
-        if context.credentials().is_none() {
+        let Some(shown) = context.credentials() else {
             return Err(s3_error!(
                 AccessDenied,
                 "Access Denied: the request shows no valid key"
             ));
-        }
+        };
+        let key = self.0.key(&shown.access_key, None).map_err(unknown)?;
+        let mut caller = super::caller(context.extensions_mut());
+        caller.principal = key.principal;
+        let resource = match context.s3_path() {
+            S3Path::Root => Resource::All,
+            S3Path::Bucket { bucket } => Resource::Bucket(bucket),
+            S3Path::Object { bucket, key } => Resource::Object(bucket, key),
+        };
+        let action = format!("s3:{}", context.s3_op().name());
+        self.0
+            .authorize(&caller, &action, &resource, &[])
+            .map_err(super::error::failed)?;
+        context.extensions_mut().insert(caller);
         if let S3Path::Object { key, .. } = context.s3_path() {
             check_key(key)?;
         }
@@ -97,8 +119,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_access_key_has_no_secret() {
-        let pair = Credentials::generate();
-        let root = RootKey(pair.clone());
+        let directory = tempfile::tempdir().unwrap();
+        let store = blockstore::Store::open(directory.path(), Default::default()).unwrap();
+        let pair = access::Credentials::generate();
+        let root = Keys(Access::open(store, pair.clone()).unwrap());
         assert_eq!(
             root.get_secret_key(&pair.access_key)
                 .await

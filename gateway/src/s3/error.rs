@@ -73,7 +73,8 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
     use S3ErrorCode as Code;
     use StatusCode as Status;
     use Subject::{
-        Bucket, Image, Journal, Object, Part, Range, Record, Snapshot, Store, Upload, Volume,
+        Bucket, Identity, Image, Journal, Object, Part, Project, Range, Record, Snapshot, Store,
+        Upload, Volume,
     };
     match (kind, subject) {
         (Kind::Invalid, Bucket) => (Code::InvalidBucketName, Status::BAD_REQUEST),
@@ -81,20 +82,24 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
         (Kind::Invalid | Kind::NotFound, Range) => {
             (Code::InvalidRange, Status::RANGE_NOT_SATISFIABLE)
         }
-        (Kind::Invalid, Object | Upload | Store | Volume | Snapshot | Image | Record | Journal) => {
-            (Code::InvalidArgument, Status::BAD_REQUEST)
-        }
+        (
+            Kind::Invalid,
+            Object | Upload | Store | Volume | Snapshot | Image | Record | Journal | Identity
+            | Project,
+        ) => (Code::InvalidArgument, Status::BAD_REQUEST),
 
         (Kind::NotFound, Bucket) => (Code::NoSuchBucket, Status::NOT_FOUND),
         (Kind::NotFound, Upload) => (Code::NoSuchUpload, Status::NOT_FOUND),
-        (Kind::NotFound, Object | Store | Volume | Snapshot | Image | Record | Journal) => {
-            (Code::NoSuchKey, Status::NOT_FOUND)
-        }
+        (
+            Kind::NotFound,
+            Object | Store | Volume | Snapshot | Image | Record | Journal | Identity | Project,
+        ) => (Code::NoSuchKey, Status::NOT_FOUND),
 
         (Kind::Conflict, Bucket) => (Code::BucketAlreadyOwnedByYou, Status::CONFLICT),
         (
             Kind::Conflict,
-            Object | Upload | Part | Range | Store | Volume | Snapshot | Image | Record | Journal,
+            Object | Upload | Part | Range | Store | Volume | Snapshot | Image | Record | Journal
+            | Identity | Project,
         ) => (Code::OperationAborted, Status::CONFLICT),
 
         (Kind::Precondition, _) => (Code::PreconditionFailed, Status::PRECONDITION_FAILED),

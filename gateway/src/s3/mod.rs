@@ -39,8 +39,7 @@ mod range;
 mod receive;
 mod send;
 
-use crate::Credentials;
-use access::{RootKey, RootOnly};
+use ::access::{Access, Caller, Origin, Principal};
 use axum::extract::Request;
 use blockstore::{Store, Who};
 use s3s::config::{S3Config, StaticConfigProvider};
@@ -75,7 +74,7 @@ const TURN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The S3 API at `/`, to be merged as the fallback of the server's routes. `region` is what the
 /// store calls itself; a request may be signed for any region, as there is only this one store.
-pub fn s3_service(store: Store, credentials: Credentials, region: &str) -> axum::Router {
+pub fn s3_service(store: Store, access: Access, region: &str) -> axum::Router {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
     let mut builder = S3ServiceBuilder::new(Door {
@@ -85,8 +84,8 @@ pub fn s3_service(store: Store, credentials: Credentials, region: &str) -> axum:
         outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
     });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    builder.set_auth(RootKey(credentials));
-    builder.set_access(RootOnly);
+    builder.set_auth(access::Keys(access.clone()));
+    builder.set_access(access::Decisions(access));
     let protocol = builder.build();
     axum::Router::new().fallback_service(tower::service_fn(move |request: Request| {
         let protocol = protocol.clone();
@@ -129,13 +128,22 @@ async fn slot(turns: &Arc<Semaphore>) -> S3Result<OwnedSemaphorePermit> {
 
 /// Who asks, for the journal.
 fn who(extensions: &http::Extensions) -> Who {
-    let request = extensions
-        .get::<front::RequestId>()
-        .map_or("-", |id| id.0.as_str());
-    Who {
-        actor: metadata::OWNER.into(),
-        request: request.into(),
-    }
+    caller(extensions).who()
+}
+
+/// Who asks, as [`access`] has found.
+fn caller(extensions: &http::Extensions) -> Caller {
+    extensions
+        .get::<Caller>()
+        .cloned()
+        .unwrap_or_else(|| Caller {
+            principal: Principal::Anonymous,
+            origin: extensions.get::<Origin>().cloned().unwrap_or_default(),
+            request: extensions
+                .get::<front::RequestId>()
+                .map_or("-", |id| id.0.as_str())
+                .to_owned(),
+        })
 }
 
 /// Milliseconds since the Unix epoch as the protocol layer wants them.

@@ -76,6 +76,7 @@ pub(crate) fn who() -> Who {
     Who {
         actor: "tester".into(),
         request: "r-1".into(),
+        project: "root".into(),
     }
 }
 

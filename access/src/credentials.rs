@@ -1,4 +1,4 @@
-//! Who is asking: the one credential of a single-user node.
+//! The root key: the one key pair that no user record holds, kept in a file of the operator's.
 //!
 //! 1. The file that keeps the pair is readable by its owner only; one that others can read is
 //!    refused, not quietly used.
