@@ -10,7 +10,6 @@ use crate::index::leaf::{Leaf, Slot};
 use crate::valuelog::format::{EntryKind, LogEntry};
 use crate::valuelog::{Room, scan};
 use crate::{BLOCK, Birth, Error, Kind, LogId, Lsn, MapId, Result, SegmentId, Subject};
-use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -234,7 +233,10 @@ impl Engine {
     pub(super) fn live_runs(&self, segment: SegmentId) -> Result<Vec<LiveRun>> {
         let mut shown = Shown::new(&self.inner);
         let mut live: Vec<LiveRun> = Vec::new();
-        for (_, entry) in self.footer(segment)? {
+        let mut entries = self.footer(segment)?;
+        // Leaf by leaf, each resolved once: random writes name the same leaves over and over.
+        entries.sort_by_key(|(_, entry)| (entry.map, super::leaf_of(entry.block).0));
+        for (_, entry) in entries {
             for index in 0..entry.count {
                 let birth = entry.birth(index);
                 let Some((first, location)) = self.inner.index.location(birth.log, birth.lsn)?
@@ -304,7 +306,8 @@ pub(super) struct LiveRun {
 struct Shown<'a> {
     inner: &'a Inner,
     leaf: Option<(MapId, u32)>,
-    births: BTreeSet<(LogId, Lsn)>,
+    /// In order.
+    births: Vec<(LogId, Lsn)>,
 }
 
 impl<'a> Shown<'a> {
@@ -312,7 +315,7 @@ impl<'a> Shown<'a> {
         Self {
             inner,
             leaf: None,
-            births: BTreeSet::new(),
+            births: Vec::new(),
         }
     }
 
@@ -322,7 +325,7 @@ impl<'a> Shown<'a> {
             self.births = self.inner.shown_births(map, leaf)?;
             self.leaf = Some((map, leaf));
         }
-        Ok(self.births.contains(&(birth.log, birth.lsn)))
+        Ok(self.births.binary_search(&(birth.log, birth.lsn)).is_ok())
     }
 }
 
@@ -330,7 +333,7 @@ impl Inner {
     /// The births that a leaf shows to anybody. Cuts and versions are read under the index writer's lock:
     /// a write that hides a birth from the head enters the index only after any seal that still shows it
     /// is known.
-    fn shown_births(&self, map: MapId, leaf: u32) -> Result<BTreeSet<(LogId, Lsn)>> {
+    fn shown_births(&self, map: MapId, leaf: u32) -> Result<Vec<(LogId, Lsn)>> {
         let _writer = lock(&self.index_writer);
         let mut cuts = self.names.cuts(map)?;
         cuts.extend(self.known_seals(map).unwrap_or_default());
@@ -339,7 +342,7 @@ impl Inner {
             // Not named yet, or read by somebody: all of it counts.
             cuts.extend(versions.iter().map(|(lsn, _)| *lsn));
         }
-        let mut births = BTreeSet::new();
+        let mut births = Vec::new();
         for cut in cuts {
             let below = versions
                 .iter()
@@ -347,10 +350,12 @@ impl Inner {
                 .map(|(_, version)| version);
             for slot in Leaf::resolve(below).slots.iter() {
                 if let Slot::Born(birth) = slot {
-                    births.insert((birth.log, birth.lsn));
+                    births.push((birth.log, birth.lsn));
                 }
             }
         }
+        births.sort_unstable();
+        births.dedup();
         Ok(births)
     }
 }

@@ -11,12 +11,15 @@ use crate::object::ReadAt;
 use crate::valuelog::format::birth_crc;
 use crate::volume::Extent;
 use crate::{
-    BLOCK, Birth, Error, Kind, LEAF_BLOCKS, LogId, Lsn, MapId, Result, SealedMap, Subject,
+    BLOCK, Birth, Epoch, Error, Kind, LEAF_BLOCKS, LogId, Lsn, MapId, Result, SealedMap, SegmentId,
+    Subject,
 };
 use std::sync::{Arc, PoisonError};
 
 /// Maps below one another that are followed; more is damage.
 const DEPTH_MAX: usize = 64;
+/// Reads up to this long go through the remembered places; longer ones would only push others out.
+const PLACED_BLOCKS_MAX: usize = 8;
 /// Leaves that one call for extents looks at.
 const EXTENT_LEAVES_MAX: usize = 4096;
 
@@ -143,6 +146,15 @@ impl ReadAt for View {
                 engine.inner.sealed_slots(*sealed, first, count)
             })
     }
+}
+
+/// Where one block was found, to find it there again without asking the index.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    epoch: Epoch,
+    segment: SegmentId,
+    offset: u64,
+    check: u32,
 }
 
 /// Yields the slots of `count` blocks from `first` on.
@@ -383,7 +395,14 @@ impl Inner {
 
     /// Reads births with consecutive lsns.
     pub(super) fn read_births(&self, first: Birth, buffer: &mut [u8]) -> Result<()> {
+        let short = buffer.len() <= PLACED_BLOCKS_MAX * BLOCK;
         let mut done = 0;
+        if short {
+            while done < buffer.len() && self.read_placed(first, done / BLOCK, &mut buffer[done..])
+            {
+                done += BLOCK;
+            }
+        }
         while done < buffer.len() {
             let birth = Birth {
                 lsn: Lsn(first.lsn.0 + (done / BLOCK) as u64),
@@ -424,9 +443,41 @@ impl Inner {
                     )));
                 }
             }
+            if short {
+                for index in 0..count {
+                    let place = Place {
+                        epoch: birth.epoch,
+                        segment: location.segment,
+                        offset: offset + (index * BLOCK) as u64,
+                        check: location.checks[lead + index],
+                    };
+                    let lsn = Lsn(birth.lsn.0 + index as u64);
+                    self.places.insert((birth.log, lsn), place);
+                }
+            }
             done += count * BLOCK;
         }
         Ok(())
+    }
+
+    /// Reads one block from where it was found before. False if it was not, or lies there no more: a
+    /// collection may have moved it, and what is read proves itself by its check.
+    fn read_placed(&self, first: Birth, index: usize, buffer: &mut [u8]) -> bool {
+        let birth = Birth {
+            lsn: Lsn(first.lsn.0 + index as u64),
+            ..first
+        };
+        let Some(place) = self.places.get(&(birth.log, birth.lsn)) else {
+            return false;
+        };
+        let block = &mut buffer[..BLOCK];
+        let holds = place.epoch == birth.epoch
+            && self.log.read(place.segment, place.offset, block).is_ok()
+            && crc32fast::hash(block) ^ birth_crc(birth) == place.check;
+        if !holds {
+            self.places.remove(&(birth.log, birth.lsn));
+        }
+        holds
     }
 
     /// Where an lsn of a log lies now.

@@ -13,7 +13,7 @@ use crate::valuelog::disk::{Disk, DiskFile};
 use crate::valuelog::format::{Batch, EntryKind, Footer};
 use crate::valuelog::scan::{self, Scan};
 use crate::valuelog::{Settings, ValueLog};
-use crate::{BLOCK, Error, Kind, MapId, Result, SegmentId, Subject};
+use crate::{Error, Kind, MapId, Result, SegmentId, Subject};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -136,10 +136,11 @@ pub(super) fn read_tail(disk: &dyn Disk, index: &Index, settings: Settings) -> R
             .flat_map(|batch| &batch.entries)
             .filter(|entry| entry.count > 0)
             .count();
-        let complete = scan
-            .footer
-            .as_ref()
-            .is_some_and(|footer| footer.entries.len() == carrying);
+        let complete = scan.footer.as_ref().is_some_and(|footer| {
+            // Marks carry no payload and are in no footer: without the end, a lost last one would
+            // go unnoticed, and later segments would be taken for its sequel.
+            footer.entries.len() == carrying && (footer.end == 0 || footer.end == scan.end)
+        });
         if !complete {
             cut = Some(Position {
                 segment,
@@ -219,16 +220,24 @@ fn repair(disk: &dyn Disk, found: &Found, claimed: Position) -> std::io::Result<
         file.write_at(at, &[&piece[..count]])?;
         at += count as u64;
     }
-    if !complete {
+    if from < end || !complete {
+        // Also where it looks right: a cut that a failed sync lost would leave zeroes behind the footer.
         file.truncate(end)?;
-        let mut footer = Footer::default();
+    }
+    if !complete {
+        let mut footer = Footer {
+            end,
+            ..Footer::default()
+        };
         for batch in &scan.batches {
             for (offset, entry) in batch.payload_offsets().filter(|(_, entry)| entry.count > 0) {
                 footer.entries.push((offset, entry.clone()));
             }
         }
-        let at = end.next_multiple_of(BLOCK as u64);
-        file.write_at(at, &[&footer.encode(*segment, scan.header.boot, at)])?;
+        file.write_at(
+            footer.place(),
+            &[&footer.encode(*segment, scan.header.boot)],
+        )?;
     }
     if from < end || !complete {
         file.sync()

@@ -51,6 +51,8 @@ struct World {
     volumes: Vec<Volume>,
     /// States of all volumes since the last flush, the flushed one first.
     states: Vec<Vec<Volume>>,
+    /// What would show had the change come through that broke the log; whole in the page cache, it may.
+    failed: Option<Vec<Volume>>,
     seals: Vec<Seal>,
     /// A write or sync failed: only a restart helps.
     broken: bool,
@@ -74,6 +76,7 @@ impl World {
             stamp: 0,
             volumes: Vec::new(),
             states: Vec::new(),
+            failed: None,
             seals: Vec::new(),
             broken: false,
             cuts: 0,
@@ -265,6 +268,9 @@ impl World {
         if done || self.broken != before {
             self.states.push(after.clone());
         }
+        if !done && self.broken != before {
+            self.failed = Some(after.clone());
+        }
         if done {
             self.volumes = after;
         }
@@ -363,7 +369,7 @@ impl World {
 
     fn remove(&mut self, volume: usize) {
         let gone = self.volumes.remove(volume);
-        for state in &mut self.states {
+        for state in self.states.iter_mut().chain(&mut self.failed) {
             state.retain(|known| known.map != gone.map);
         }
         self.names.unpin(gone.map, HEAD, "volume");
@@ -374,7 +380,7 @@ impl World {
         self.trace("restart");
         // Everything that was answered is in the page cache; a write that failed may be there too.
         let answered = self.volumes.clone();
-        let failed = self.broken.then(|| self.states.last().cloned()).flatten();
+        let failed = self.failed.take();
         self.engine = None;
         self.disk.restart();
         let mut random = self.random.clone();
@@ -387,6 +393,7 @@ impl World {
 
     fn cut_power(&mut self) {
         self.trace("cut_power");
+        self.failed = None;
         self.cuts += 1;
         self.engine = None;
         self.disk.cut_power();

@@ -406,11 +406,28 @@ impl Batch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Footer {
     pub(crate) entries: Vec<(u64, LogEntry)>,
+    /// Where the last batch ends, marks without payload included; 0 where an earlier release sealed.
+    pub(crate) end: u64,
+}
+
+/// Where a trailer says that the footer lies, and what it says of the batches before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    pub(crate) at: u64,
+    pub(crate) bytes: u64,
+    pub(crate) crc: u32,
+    pub(crate) end: u64,
 }
 
 impl Footer {
-    /// Footer and trailer, to be written at `at` (a multiple of 4096, the end of the batches).
-    pub(crate) fn encode(&self, segment: SegmentId, boot: u64, at: u64) -> Vec<u8> {
+    /// Where it belongs: on the first page behind the batches.
+    pub(crate) fn place(&self) -> u64 {
+        self.end.next_multiple_of(BLOCK as u64)
+    }
+
+    /// Footer and trailer, to be written at [`Self::place`].
+    pub(crate) fn encode(&self, segment: SegmentId, boot: u64) -> Vec<u8> {
+        let at = self.place();
         let mut body = Vec::new();
         body.extend_from_slice(&FOOTER_MAGIC.to_le_bytes());
         body.extend_from_slice(&VERSION.to_le_bytes());
@@ -432,16 +449,16 @@ impl Footer {
         trailer.extend_from_slice(&length.to_le_bytes());
         let trailer_crc = crc32fast::hash(&trailer);
         trailer.extend_from_slice(&trailer_crc.to_le_bytes());
+        trailer.extend_from_slice(&self.end.to_le_bytes());
+        let trailer_crc = crc32fast::hash(&trailer);
+        trailer.extend_from_slice(&trailer_crc.to_le_bytes());
         trailer.resize(TRAILER, 0);
         body.extend_from_slice(&trailer);
         body
     }
 
-    /// Reads a trailer: (footer offset, footer bytes, footer CRC).
-    pub(crate) fn locate(
-        trailer: &[u8],
-        segment: SegmentId,
-    ) -> Result<(u64, u64, u32), FormatError> {
+    /// Reads a trailer.
+    pub(crate) fn locate(trailer: &[u8], segment: SegmentId) -> Result<Trailer, FormatError> {
         let what = "segment trailer";
         let mut fields = Fields::of(trailer, what);
         if fields.take(8)? != TRAILER_MAGIC {
@@ -450,9 +467,9 @@ impl Footer {
         let version = fields.u32()?;
         let crc = fields.u32()?;
         let named = SegmentId(fields.u64()?);
-        let (at, length) = (fields.u64()?, fields.u64()?);
-        let end = fields.at;
-        if fields.u32()? != crc32fast::hash(&trailer[..end]) || named != segment {
+        let (at, bytes) = (fields.u64()?, fields.u64()?);
+        let checked = fields.at;
+        if fields.u32()? != crc32fast::hash(&trailer[..checked]) || named != segment {
             return Err(FormatError::Invalid { what });
         }
         if version > VERSION {
@@ -461,13 +478,25 @@ impl Footer {
                 found: version,
             });
         }
-        Ok((at, length, crc))
+        let end = fields.u64()?;
+        let checked = fields.at;
+        // An earlier release left zeroes here.
+        if end != 0 && fields.u32()? != crc32fast::hash(&trailer[..checked]) {
+            return Err(FormatError::Invalid { what });
+        }
+        Ok(Trailer {
+            at,
+            bytes,
+            crc,
+            end,
+        })
     }
 
-    pub(crate) fn decode(body: &[u8], crc: u32) -> Result<Self, FormatError> {
+    /// Reads the footer that `trailer` has located.
+    pub(crate) fn decode(body: &[u8], trailer: Trailer) -> Result<Self, FormatError> {
         let what = "segment footer";
         let mut fields = Fields::of(body, what);
-        if crc32fast::hash(body) != crc || fields.u32()? != FOOTER_MAGIC {
+        if crc32fast::hash(body) != trailer.crc || fields.u32()? != FOOTER_MAGIC {
             return Err(FormatError::Invalid { what });
         }
         fields.at = FOOTER_HEADER - 8;
@@ -477,7 +506,10 @@ impl Footer {
             let offset = fields.u64()?;
             entries.push((offset, LogEntry::decode(&mut fields)?.0));
         }
-        Ok(Self { entries })
+        Ok(Self {
+            entries,
+            end: trailer.end,
+        })
     }
 }
 
@@ -559,12 +591,15 @@ mod tests {
             let batch = Batch { at, boot: 3, synced: Position::default(), previous: 9, entries: entries.clone() };
             let (head, crc) = batch.encode();
             prop_assert_eq!(Batch::decode(&head), Ok((batch, crc)));
-            let footer = Footer { entries: entries.into_iter().map(|entry| (entry.block, entry)).collect() };
-            let bytes = footer.encode(SegmentId(7), 3, 8192);
+            let footer = Footer {
+                entries: entries.into_iter().map(|entry| (entry.block, entry)).collect(),
+                end: 4160,
+            };
+            let bytes = footer.encode(SegmentId(7), 3);
             let (body, trailer) = bytes.split_at(bytes.len() - TRAILER);
-            let (at, length, crc) = Footer::locate(trailer, SegmentId(7)).unwrap();
-            prop_assert_eq!((at, length), (8192, body.len() as u64));
-            prop_assert_eq!(Footer::decode(body, crc), Ok(footer));
+            let located = Footer::locate(trailer, SegmentId(7)).unwrap();
+            prop_assert_eq!((located.at, located.bytes), (8192, body.len() as u64));
+            prop_assert_eq!(Footer::decode(body, located), Ok(footer));
         }
 
         #[test]
@@ -581,7 +616,13 @@ mod tests {
         fn garbage_is_refused_and_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Batch::decode(&bytes);
             let _ = SegmentHeader::decode(&bytes);
-            let _ = Footer::decode(&bytes, crc32fast::hash(&bytes));
+            let located = Trailer {
+                at: 0,
+                bytes: bytes.len() as u64,
+                crc: crc32fast::hash(&bytes),
+                end: 0,
+            };
+            let _ = Footer::decode(&bytes, located);
             let _ = Footer::locate(&bytes, SegmentId(1));
         }
     }

@@ -38,20 +38,20 @@ pub(crate) fn footer(file: &dyn DiskFile, segment: SegmentId) -> Result<Option<F
     }
     let mut trailer = [0; TRAILER];
     file.read_at(length - TRAILER as u64, &mut trailer)?;
-    let (at, bytes, crc) = match Footer::locate(&trailer, segment) {
+    let located = match Footer::locate(&trailer, segment) {
         Ok(found) => found,
         Err(FormatError::Invalid { .. }) => return Ok(None),
         Err(newer) => return Err(newer.into()),
     };
-    if at.checked_add(bytes) != Some(length - TRAILER as u64) {
+    if located.at.checked_add(located.bytes) != Some(length - TRAILER as u64) {
         return Err(FormatError::Invalid {
             what: "segment trailer",
         }
         .into());
     }
-    let mut body = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
-    file.read_at(at, &mut body)?;
-    Ok(Some(Footer::decode(&body, crc)?))
+    let mut body = vec![0; usize::try_from(located.bytes).unwrap_or(usize::MAX)];
+    file.read_at(located.at, &mut body)?;
+    Ok(Some(Footer::decode(&body, located)?))
 }
 
 /// Reads the batches of a segment; payload from `verify_from` on is checked too.
