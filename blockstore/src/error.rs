@@ -44,6 +44,8 @@ pub enum Subject {
     Bucket,
     /// An object (a key in a bucket).
     Object,
+    /// A version of an object.
+    Version,
     /// A multipart upload.
     Upload,
     /// A part of a multipart upload.

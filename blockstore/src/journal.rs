@@ -3,6 +3,8 @@
 //! 1. An event that tells of a catalog change is committed in the same batch as the change.
 //! 2. Sequence numbers only grow and have no gaps; a cursor is the last number seen.
 //! 3. Readers never hold up writers.
+//! 4. Old events go oldest first and in bounded steps ([`Store::journal_trim`]); the last event always
+//!    stays, so numbers never begin again. A cursor that points behind what is kept is told so.
 
 use crate::catalog::{Catalog, keys};
 use crate::{Error, Kind, Result, Store, Subject};
@@ -19,6 +21,11 @@ pub struct Who {
     pub request: String,
     /// The project that owns what this request makes.
     pub project: String,
+}
+
+/// The project of what was made before there were projects.
+pub(crate) fn root_project() -> String {
+    "root".into()
 }
 
 impl Who {
@@ -103,7 +110,50 @@ impl Entry {
     }
 }
 
+/// How much of the journal is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Events younger than this stay.
+    pub age: Duration,
+    /// And of those the last so many.
+    pub events: u64,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self {
+            age: Duration::from_secs(90 * 24 * 60 * 60),
+            events: 10_000_000,
+        }
+    }
+}
+
+/// Events removed in one transaction at most.
+const TRIM_STEP: u64 = 1000;
+
+#[derive(Serialize, Deserialize)]
+struct TrimRow {
+    through: u64,
+}
+
 impl Store {
+    /// Appends events that tell of no change in the store, in order and in one transaction.
+    pub fn journal_append_many(&self, entries: &[(Who, Entry)]) -> Result<()> {
+        let entries = entries.to_vec();
+        self.shared.catalog.transact(move |txn| {
+            for (who, entry) in entries {
+                txn.journal(&who, entry)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes up to `steps` times a thousand events that `keep` does not keep, oldest first; returns
+    /// how many went. To be called again while it returns as many as it may.
+    pub fn journal_trim(&self, keep: &Keep, steps: usize) -> Result<u64> {
+        trim(&self.shared.catalog, keep, steps)
+    }
+
     /// Appends an event that tells of no change in the store; returns its number.
     pub fn journal_append(&self, who: &Who, entry: Entry) -> Result<u64> {
         let who = who.clone();
@@ -134,6 +184,14 @@ fn after(catalog: &Catalog, cursor: u64, max: usize) -> Result<Vec<Event>> {
     if max == 0 || cursor == last {
         return Ok(events);
     }
+    let trimmed = trimmed(catalog)?;
+    if cursor != 0 && cursor < trimmed {
+        let text = format!(
+            "events up to {trimmed} are no longer kept, and cursor {cursor} wants those behind {cursor}: \
+             begin again at 0 or {trimmed}, or keep more (journal.keep_days, journal.keep_events)"
+        );
+        return Err(Error::new(Kind::Invalid, Subject::Journal, text));
+    }
     catalog.scan(
         keys::JOURNAL,
         &keys::event(cursor + 1),
@@ -143,6 +201,48 @@ fn after(catalog: &Catalog, cursor: u64, max: usize) -> Result<Vec<Event>> {
         },
     )?;
     Ok(events)
+}
+
+/// The last event that was removed; 0 if none was.
+fn trimmed(catalog: &Catalog) -> Result<u64> {
+    let row = catalog.get(keys::JOURNAL_TRIM)?;
+    let row = row.map(|row| keys::decode::<TrimRow>(keys::JOURNAL_TRIM, &row));
+    Ok(row.transpose()?.map_or(0, |row| row.through))
+}
+
+fn trim(catalog: &Catalog, keep: &Keep, steps: usize) -> Result<u64> {
+    let age_ms = u64::try_from(keep.age.as_millis()).unwrap_or(u64::MAX);
+    let youngest_gone = crate::clock::now_ms().saturating_sub(age_ms);
+    let mut removed = 0;
+    for _ in 0..steps {
+        let last = catalog.journal_last(u64::MAX, Duration::ZERO)?;
+        let first = trimmed(catalog)? + 1;
+        // The last one stays: it says where numbers go on.
+        let by_count = last.saturating_sub(keep.events.max(1));
+        let mut through = first - 1;
+        let start = keys::event(first);
+        catalog.scan(keys::JOURNAL, &start, &mut |key, value| {
+            let seq = keys::number_behind(keys::JOURNAL, key)?;
+            let old = seq <= by_count || keys::decode::<Event>(key, value)?.time_ms < youngest_gone;
+            let goes = old && seq < last && seq < first + TRIM_STEP;
+            if goes {
+                through = seq;
+            }
+            Ok(goes)
+        })?;
+        if through < first {
+            break;
+        }
+        catalog.transact(move |txn| {
+            for seq in first..=through {
+                txn.delete(&keys::event(seq));
+            }
+            txn.put(keys::JOURNAL_TRIM, keys::encode(&TrimRow { through })?);
+            Ok(())
+        })?;
+        removed += through + 1 - first;
+    }
+    Ok(removed)
 }
 
 fn wait(catalog: &Catalog, cursor: u64, max: usize, patience: Duration) -> Result<Vec<Event>> {
@@ -210,6 +310,40 @@ mod tests {
         append(&catalog, "x");
         assert_eq!(reader.join().unwrap().len(), 1);
         assert!(began.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn old_events_go_oldest_first_and_numbers_go_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(directory.path()).unwrap();
+        for n in 1..=2500_u64 {
+            append(&catalog, &n.to_string());
+        }
+        let keep = |events| Keep {
+            age: Duration::from_secs(3600),
+            events,
+        };
+        assert_eq!(trim(&catalog, &keep(5000), 10).unwrap(), 0);
+        assert_eq!(trim(&catalog, &keep(100), 1).unwrap(), TRIM_STEP);
+        assert_eq!(trim(&catalog, &keep(100), 10).unwrap(), 1400);
+        assert_eq!(trim(&catalog, &keep(100), 10).unwrap(), 0);
+        let error = after(&catalog, 17, 3).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.to_string().contains("begin again at 0 or 2400"), "{error}");
+        assert_eq!(after(&catalog, 2400, 1).unwrap()[0].seq, 2401);
+        assert_eq!(after(&catalog, 0, 1).unwrap()[0].seq, 2401);
+        // By age everything may go but the last one, which says where numbers go on.
+        std::thread::sleep(Duration::from_millis(5));
+        let none = Keep {
+            age: Duration::ZERO,
+            events: 5000,
+        };
+        assert_eq!(trim(&catalog, &none, 10).unwrap(), 99);
+        catalog.close();
+        drop(catalog);
+        let catalog = Catalog::open(directory.path()).unwrap();
+        assert_eq!(append(&catalog, "x"), 2501);
+        assert_eq!(after(&catalog, 2499, 10).unwrap().len(), 2);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub mod volume;
 pub use engine::View;
 pub use error::{Error, Kind, Result, Subject};
 pub use id::{BLOCK, Birth, Epoch, LEAF, LEAF_BLOCKS, LogId, Lsn, MapId, SealedMap, SegmentId};
-pub use journal::{Entry, Event, Who};
+pub use journal::{Entry, Event, Keep, Who};
 pub use object::ObjectWriter;
 pub use store::{CheckReport, Collected, Options, Stats, Store};
 pub use volume::{Volume, Writer};

@@ -14,6 +14,7 @@ use crate::engine::names::Names;
 use crate::engine::{Engine, EngineOptions};
 use crate::index::Index;
 use crate::index::rocks::RocksTables;
+use crate::object::{upgrade, usage};
 use crate::valuelog::Settings;
 use crate::valuelog::disk::Directory;
 use crate::volume::Tokens;
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) catalog: Catalog,
     pub(crate) tokens: Arc<Tokens>,
+    pub(crate) edits: crate::object::edit::Editors,
     options: Options,
     id: String,
     /// Held while the store is open.
@@ -94,9 +96,12 @@ pub struct Stats {
     pub syncs: u64,
     /// Free on the disk.
     pub free_bytes: u64,
+    /// Visible bytes of all versions of objects, volumes, snapshots and images.
+    #[serde(default)]
+    pub shown_bytes: u64,
     /// How many buckets.
     pub buckets: u64,
-    /// How many objects.
+    /// How many objects, as listings show them.
     pub objects: u64,
     /// How many volumes.
     pub volumes: u64,
@@ -155,6 +160,7 @@ impl Store {
         let lock = take_lock(directory)?;
         let id = identity(directory)?;
         let catalog = Catalog::open(&directory.join("catalog"))?;
+        upgrade::upgrade(&catalog)?;
         let tables = RocksTables::open(&directory.join("index"), options.cache_bytes)?;
         let index = Index::open(Box::new(tables))?;
         let segments = directory.join("segments");
@@ -186,11 +192,15 @@ impl Store {
                 collector: options.collector,
             },
         )?;
+        if crate::object::edit::sweep_unfinished(&catalog)? > 0 {
+            engine.sweep_soon();
+        }
         let shared = Shared {
             directory: directory.into(),
             engine,
             catalog,
             tokens: Arc::default(),
+            edits: crate::object::edit::Editors::default(),
             options,
             id: id.to_string(),
             _lock: lock,
@@ -198,6 +208,11 @@ impl Store {
         Ok(Self {
             shared: Arc::new(shared),
         })
+    }
+
+    /// The store's id, a UUID made with its directory.
+    pub fn id(&self) -> &str {
+        &self.shared.id
     }
 
     /// The data directory.
@@ -231,6 +246,15 @@ impl Store {
         let blocks: u64 = figures.values().map(|known| known.blocks).sum();
         let (syncs, read_bytes) = engine.log_counters();
         let written = engine.written();
+        let held: Vec<usage::Usage> = usage::projects(catalog)?.into_values().collect();
+        let sum = |of: &dyn Fn(&usage::Usage) -> u64| held.iter().map(of).sum::<u64>();
+        let snapshots = self.snapshots()?;
+        let images = self.images()?;
+        let sealed_bytes: u64 = snapshots
+            .iter()
+            .map(|snapshot| snapshot.sealed.length_bytes)
+            .chain(images.iter().map(|image| image.length_bytes))
+            .sum();
         Ok(Stats {
             physical_bytes: segment_bytes + index_bytes + catalog_bytes,
             segment_bytes,
@@ -244,11 +268,12 @@ impl Store {
             read_bytes,
             syncs,
             free_bytes,
-            buckets: catalog.count(keys::BUCKETS)?,
-            objects: catalog.count(keys::OBJECTS)?,
-            volumes: catalog.count(b"volume/")?,
-            snapshots: catalog.count(b"snapshot/")?,
-            images: catalog.count(b"image/")?,
+            shown_bytes: sum(&|usage| usage.bytes + usage.volume_bytes) + sealed_bytes,
+            buckets: sum(&|usage| usage.buckets),
+            objects: sum(&|usage| usage.objects),
+            volumes: sum(&|usage| usage.volumes),
+            snapshots: snapshots.len() as u64,
+            images: images.len() as u64,
             refusing: engine.refusing().or_else(|| catalog.refusing()),
         })
     }
@@ -265,7 +290,7 @@ impl Store {
         })
     }
 
-    /// Compares maps, locations and pins; with `scrub` also reads and verifies every live block.
+    /// Compares maps, locations, pins and usage; with `scrub` also reads and verifies every live block.
     pub fn check(&self, scrub: bool) -> Result<CheckReport> {
         let catalog = &self.shared.catalog;
         let mut maps = Vec::new();
@@ -293,6 +318,7 @@ impl Store {
             }
             Ok(true)
         })?;
+        report.problems.extend(usage::compare(catalog)?);
         let found = self.shared.engine.check(&maps, scrub)?;
         report.births = found.births;
         report.segments = found.segments;

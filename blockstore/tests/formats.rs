@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure is the message")]
 
-use blockstore::object::{ObjectMeta, Precondition};
+use blockstore::object::{
+    BucketConfig, Delete, Named, ObjectLock, ObjectMeta, Precondition, Usage,
+};
 use blockstore::volume::Origin;
-use blockstore::{Options, Store, Who};
+use blockstore::{Kind, Options, Store, Who};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -68,6 +70,162 @@ fn write(directory: &Path) {
     store.close().unwrap();
 }
 
+/// What the fixture of format 2 holds besides; never change it.
+fn write_versions(directory: &Path) {
+    let who = Who {
+        project: "blue".into(),
+        ..Who::server()
+    };
+    let store = Store::open(directory, options()).unwrap();
+    let config = BucketConfig {
+        lock: Some(ObjectLock::default()),
+        ..BucketConfig::default()
+    };
+    store.bucket_create_with(&who, "versions", config).unwrap();
+    for (key, length) in [("k", 100), ("k", 50_000), ("hidden", 10), ("moved/k", 10)] {
+        let mut body = store.object_writer("versions").unwrap();
+        body.write(&vec![b'y'; length]).unwrap();
+        let meta = ObjectMeta {
+            tags: [("length".to_owned(), length.to_string())].into(),
+            ..ObjectMeta::default()
+        };
+        body.commit(&who, key, meta, &Precondition::default())
+            .unwrap();
+    }
+    store
+        .object_hold(&who, "versions", "k", None, true)
+        .unwrap();
+    let ask = Delete {
+        key: "hidden".into(),
+        ..Delete::default()
+    };
+    store.object_delete(&who, "versions", &ask).unwrap();
+    store
+        .prefix_rename(&who, ("versions", "moved/"), ("bucket", "renamed/"), false)
+        .unwrap();
+    store
+        .object_rename(&who, ("bucket", "large"), ("bucket", "larger"), false)
+        .unwrap();
+    store
+        .object_rename(&who, ("bucket", "larger"), ("bucket", "large"), false)
+        .unwrap();
+    store
+        .bucket_document_put(&who, "versions", "policy", "{}")
+        .unwrap();
+    store
+        .bucket_snapshot_create(&who, "versions", "", "s")
+        .unwrap();
+    store.close().unwrap();
+}
+
+fn verify_versions(directory: &Path) {
+    let store = Store::open(directory, options()).unwrap();
+    let held = store.object_head("versions", "k").unwrap();
+    assert_eq!(
+        (held.length_bytes, held.meta.lock.legal_hold),
+        (50_000, true)
+    );
+    assert_eq!(held.meta.tags["length"], "50000");
+    let query = blockstore::object::VersionQuery {
+        max: 100,
+        ..Default::default()
+    };
+    let page = store.object_versions("versions", &query).unwrap();
+    let shown: Vec<_> = page
+        .versions
+        .iter()
+        .map(|object| (object.key.as_str(), object.length_bytes, object.marker))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("hidden", 0, true),
+            ("hidden", 10, false),
+            ("k", 50_000, false),
+            ("k", 100, false),
+            ("moved/k", 0, true),
+            ("moved/k", 10, false)
+        ]
+    );
+    for object in &page.versions {
+        let ask = Delete {
+            key: object.key.clone(),
+            version: Some(object.version.clone()),
+            ..Delete::default()
+        };
+        if object.meta.lock.legal_hold {
+            let refused = store.object_delete(&Who::server(), "versions", &ask);
+            assert_eq!(refused.unwrap_err().kind(), Kind::Denied);
+        }
+        if !object.marker {
+            let opened = store.object_version_open("versions", &object.key, &object.version);
+            let mut byte = [0];
+            opened.unwrap().1.read_at(0, &mut byte).unwrap();
+            assert_eq!(&byte, b"y");
+        }
+    }
+    assert_eq!(
+        store
+            .object_head("bucket", "renamed/k")
+            .unwrap()
+            .length_bytes,
+        10
+    );
+    let id = store.object_head("bucket", "large").unwrap().id;
+    let large = Named::Object {
+        bucket: "bucket".into(),
+        key: "large".into(),
+    };
+    assert_eq!(store.object_by_id(id).unwrap(), large);
+    assert_eq!(
+        store
+            .bucket_document("versions", "policy")
+            .unwrap()
+            .as_deref(),
+        Some("{}")
+    );
+    let snapshot = store.snapshot_object_open("versions", "s", "k").unwrap();
+    assert_eq!(snapshot.1.length_bytes(), 50_000);
+    let expected = Usage {
+        bytes: 100_120,
+        objects: 1,
+        versions: 6,
+        buckets: 1,
+        ..Usage::default()
+    };
+    assert_eq!(store.usage("blue").unwrap(), expected);
+    store.close().unwrap();
+}
+
+/// What every release since format 2 knows of what format 1 left.
+fn verify_upgraded(directory: &Path) {
+    let store = Store::open(directory, options()).unwrap();
+    let bucket = store.bucket("bucket").unwrap();
+    assert_eq!(bucket.project, "root");
+    assert_eq!(
+        store.object_by_id(bucket.id).unwrap(),
+        Named::Bucket("bucket".into())
+    );
+    for key in ["small", "large", "published"] {
+        let object = store.object_head("bucket", key).unwrap();
+        assert_eq!(object.version, "null");
+        let named = Named::Object {
+            bucket: "bucket".into(),
+            key: key.into(),
+        };
+        assert_eq!(store.object_by_id(object.id).unwrap(), named);
+    }
+    let usage = store.usage("root").unwrap();
+    assert!(usage.bytes >= 100 + 300_000 + (2 << 20) && usage.objects >= 3);
+    assert_eq!((usage.volumes, usage.volume_bytes), (1, 2 << 20));
+    let upgrades = store.journal_after(0, 1000).unwrap();
+    let upgrades = upgrades
+        .iter()
+        .filter(|event| event.kind == "store.upgraded");
+    assert!(upgrades.count() <= 1, "an upgrade is done once");
+    store.close().unwrap();
+}
+
 fn verify(directory: &Path) {
     let store = Store::open(directory, options()).unwrap();
     let mut read = vec![0; 16384];
@@ -124,6 +282,7 @@ fn what_this_release_writes_it_reads() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data");
     write(&data);
+    write_versions(&data);
     if let Some(file) = std::env::var_os("INFALL_WRITE_FIXTURE") {
         run(Command::new("tar")
             .arg("-C")
@@ -133,6 +292,8 @@ fn what_this_release_writes_it_reads() {
             .args(["--exclude=LOG*", "data"]));
     }
     verify(&data);
+    verify_upgraded(&data);
+    verify_versions(&data);
 }
 
 #[test]
@@ -150,6 +311,11 @@ fn every_landed_format_opens() {
             .arg(scratch.path())
             .arg("-xzf")
             .arg(&fixture));
-        verify(&scratch.path().join("data"));
+        let data = scratch.path().join("data");
+        verify(&data);
+        verify_upgraded(&data);
+        if !fixture.ends_with("format-1.tar.gz") {
+            verify_versions(&data);
+        }
     }
 }

@@ -402,3 +402,48 @@ fn two_stores_on_one_directory_are_refused() {
         .unwrap();
     assert_eq!(refusal.kind(), blockstore::Kind::Conflict);
 }
+
+/// Chains of clones were followed to a fixed depth, behind which data could not be read any more.
+#[test]
+fn a_long_chain_of_clones_is_folded_and_outlives_its_ancestors() {
+    const GENERATIONS: u64 = 70;
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path(), options()).unwrap();
+    let mut volume = "g0".to_owned();
+    store
+        .volume_create(&who(), &volume, Some(4 * MIB), &Origin::Empty)
+        .unwrap();
+    for generation in 0..GENERATIONS {
+        let open = store.volume_open(&volume).unwrap();
+        let writer = open.writer("test").unwrap();
+        // Each generation leaves one block behind, and hides one of its parent's.
+        let stamp = [generation as u8 + 1; 4096];
+        writer.write_at(generation * 8192, &stamp).unwrap();
+        if generation > 0 {
+            writer.write_at((generation - 1) * 8192, &stamp).unwrap();
+        }
+        drop(writer);
+        drop(open);
+        let snapshot = store.snapshot_create(&who(), &volume, None, None).unwrap();
+        let child = format!("g{}", generation + 1);
+        store
+            .volume_create(&who(), &child, None, &Origin::Snapshot(snapshot.id.clone()))
+            .unwrap();
+        store.volume_remove(&who(), &volume).unwrap();
+        store.snapshot_remove(&who(), &snapshot.id).unwrap();
+        volume = child;
+    }
+    store.collect().unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = Store::open(directory.path(), options()).unwrap();
+    let open = store.volume_open(&volume).unwrap();
+    for generation in 0..GENERATIONS {
+        let mut block = [0; 4096];
+        open.read_at(generation * 8192, &mut block).unwrap();
+        let last = (generation + 1).min(GENERATIONS - 1) as u8 + 1;
+        assert_eq!(block, [last; 4096], "generation {generation}");
+    }
+    let report = store.check(true).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}

@@ -11,14 +11,23 @@
 //! | `ids` | `{"v":1,"next":n}`: map ids below n are given out or reserved |
 //! | `run` | `{"v":1,"first":n}`: every map below n has a row or is gone |
 //! | `j/` seq u64 | event of the journal |
+//! | `journal-trim` | `{"v":1,"through":n}`: events up to n were removed for their age or number |
 //! | `map/` map u64 | [`MapRow`](super::MapRow) |
 //! | `pin/` map u64 `/` lsn u64 `/` holder | empty; lsn 2⁶⁴−1 is a volume's head |
 //! | `loose/` map u64 | empty: lost a cut, waits for the sweeper |
 //! | `bucket/` name | bucket |
 //! | `o/` bucket `/` key | `{"v":1,"seq":n,"object":{…}}`; seq is the event that made this incarnation |
+//! | `ov/` bucket `/` key, escaped `00 00` NOT seq u64 | as `o/`: an older version, or a delete marker |
+//! | `null/` bucket `/` key | `{"v":1,"seq":n}`: under `ov/` lies the version `null` |
 //! | `b/` seq u64 | raw bytes of the inline body of the incarnation seq |
+//! | `id/` id u64 | `{"v":1,"bucket":…,"key":…}`: what has this stable id; no key: the bucket |
+//! | `document/` bucket `/` name | `{"v":1,"text":…}`: policy, CORS, … |
+//! | `frozen/` bucket `/` name | snapshot of a bucket: `{"v":1,"id":n,…}` |
+//! | `frozen-object/` id u64 `/` key, `frozen-body/` id u64 `/` seq u64 | its objects as `o/`, their inline bodies |
+//! | `bucket-usage/` name, `project-usage/` name | `{"v":1,"bytes":n,"objects":n,…}`, never counted anew |
 //! | `u/` bucket `/` id | upload under way |
 //! | `part/` id `/` number u32 | `{"v":1,"seq":n,"part":{…}}` |
+//! | `edit/` map u64 | `{"v":1,"bucket":…,"key":…}`: an editor of that object writes this map; `edit:<map>` pins its head |
 //! | `r/` kind `/` name | `{"v":1,"value":…}`: record of another layer |
 //! | `boot` | `{"v":1,"boot":n}`: how often the store was opened |
 //! | `volume/` name | volume |
@@ -26,25 +35,38 @@
 //! | `image/` id, `image-name/` name | image; `{"v":1,"id":…}` |
 //!
 //! Rows are JSON objects with a version `v`; a row of a newer version is refused, not guessed at.
-//! Holders of pins: `object:<bucket>/<key>#<seq>`, `part:<id>/<number>#<seq>`, `map:<id>`,
+//! The row `format` alone has another version: 2 since versions, locks and usage are kept, which an older
+//! release would not keep. A catalog of format 1 is counted once and becomes one of format 2.
+//! In `ov/` each zero byte of a key is followed by `ff`, so that all versions of a key lie together, the
+//! newest first, and keys keep their order.
+//! Holders of pins: `object:<bucket>/<key>#<seq>` (where it was born), `frozen:<id>#<seq>`, `part:<id>/<number>#<seq>`, `map:<id>`,
 //! `volume:<name>`, `snapshot:<id>`, `image:<id>`.
 
 use crate::{Error, Kind, Lsn, MapId, Result, Subject};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Version of the catalog as a whole, and of every row in it.
+/// Version of every row but `format`.
 pub(crate) const VERSION: u32 = 1;
+/// Version of the catalog as a whole.
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
-pub(super) const FORMAT: &[u8] = b"format";
+pub(crate) const FORMAT: &[u8] = b"format";
 pub(super) const IDS: &[u8] = b"ids";
 pub(super) const RUN: &[u8] = b"run";
 pub(crate) const JOURNAL: &[u8] = b"j/";
+pub(crate) const JOURNAL_TRIM: &[u8] = b"journal-trim";
 pub(crate) const MAPS: &[u8] = b"map/";
 pub(crate) const PINS: &[u8] = b"pin/";
 pub(super) const LOOSE: &[u8] = b"loose/";
 pub(crate) const BUCKETS: &[u8] = b"bucket/";
 pub(crate) const OBJECTS: &[u8] = b"o/";
+pub(crate) const EDITS: &[u8] = b"edit/";
+pub(crate) const VERSIONS: &[u8] = b"ov/";
+pub(crate) const UPLOADS: &[u8] = b"u/";
+pub(crate) const FROZEN: &[u8] = b"frozen/";
+pub(crate) const BUCKET_USAGE: &[u8] = b"bucket-usage/";
+pub(crate) const PROJECT_USAGE: &[u8] = b"project-usage/";
 
 fn joined(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
@@ -99,6 +121,11 @@ pub(super) fn loose(map: MapId) -> Vec<u8> {
     joined(&[LOOSE, &map.0.to_be_bytes()])
 }
 
+/// The map under an object that is being edited.
+pub(crate) fn edit(map: MapId) -> Vec<u8> {
+    joined(&[EDITS, &map.0.to_be_bytes()])
+}
+
 pub(crate) fn bucket(name: &str) -> Vec<u8> {
     joined(&[BUCKETS, name.as_bytes()])
 }
@@ -114,6 +141,102 @@ pub(crate) fn object(bucket: &str, key: &str) -> Vec<u8> {
 
 pub(crate) fn body(seq: u64) -> Vec<u8> {
     joined(&[b"b/", &seq.to_be_bytes()])
+}
+
+/// All older versions of a bucket's objects.
+pub(crate) fn versions_of_bucket(bucket: &str) -> Vec<u8> {
+    joined(&[VERSIONS, bucket.as_bytes(), b"/"])
+}
+
+/// The beginning that all keys of versions of objects have whose key starts with `prefix`.
+pub(crate) fn versions_below(bucket: &str, prefix: &str) -> Vec<u8> {
+    let mut at = versions_of_bucket(bucket);
+    for byte in prefix.bytes() {
+        at.push(byte);
+        if byte == 0 {
+            at.push(u8::MAX);
+        }
+    }
+    at
+}
+
+/// All older versions of an object, the newest first.
+pub(crate) fn versions_of(bucket: &str, key: &str) -> Vec<u8> {
+    let mut at = versions_below(bucket, key);
+    at.extend_from_slice(&[0, 0]);
+    at
+}
+
+pub(crate) fn version(bucket: &str, key: &str, seq: u64) -> Vec<u8> {
+    let mut at = versions_of(bucket, key);
+    at.extend_from_slice(&(!seq).to_be_bytes());
+    at
+}
+
+/// The object's key and the incarnation in the key of a version.
+pub(crate) fn parse_version(bucket: &str, at: &[u8]) -> Result<(String, u64)> {
+    let parse = || {
+        let rest = at.strip_prefix(versions_of_bucket(bucket).as_slice())?;
+        let (rest, order) = rest.split_last_chunk::<8>()?;
+        let escaped = rest.strip_suffix(&[0, 0])?;
+        let mut key = Vec::with_capacity(escaped.len());
+        let mut bytes = escaped.iter();
+        while let Some(byte) = bytes.next() {
+            key.push(*byte);
+            if *byte == 0 && bytes.next() != Some(&u8::MAX) {
+                return None;
+            }
+        }
+        Some((String::from_utf8(key).ok()?, !u64::from_be_bytes(*order)))
+    };
+    parse().ok_or_else(|| corrupt_key(at))
+}
+
+pub(crate) fn null_version(bucket: &str, key: &str) -> Vec<u8> {
+    joined(&[b"null/", bucket.as_bytes(), b"/", key.as_bytes()])
+}
+
+pub(crate) fn stable_id(id: u64) -> Vec<u8> {
+    joined(&[b"id/", &id.to_be_bytes()])
+}
+
+/// All documents of a bucket.
+pub(crate) fn documents_of(bucket: &str) -> Vec<u8> {
+    joined(&[b"document/", bucket.as_bytes(), b"/"])
+}
+
+pub(crate) fn document(bucket: &str, name: &str) -> Vec<u8> {
+    joined(&[b"document/", bucket.as_bytes(), b"/", name.as_bytes()])
+}
+
+/// All snapshots of a bucket.
+pub(crate) fn frozen_of(bucket: &str) -> Vec<u8> {
+    joined(&[b"frozen/", bucket.as_bytes(), b"/"])
+}
+
+pub(crate) fn frozen(bucket: &str, name: &str) -> Vec<u8> {
+    joined(&[b"frozen/", bucket.as_bytes(), b"/", name.as_bytes()])
+}
+
+/// All objects of a bucket's snapshot.
+pub(crate) fn frozen_objects(id: u64) -> Vec<u8> {
+    joined(&[b"frozen-object/", &id.to_be_bytes(), b"/"])
+}
+
+pub(crate) fn frozen_object(id: u64, key: &str) -> Vec<u8> {
+    joined(&[b"frozen-object/", &id.to_be_bytes(), b"/", key.as_bytes()])
+}
+
+pub(crate) fn frozen_body(id: u64, seq: u64) -> Vec<u8> {
+    joined(&[b"frozen-body/", &id.to_be_bytes(), b"/", &seq.to_be_bytes()])
+}
+
+pub(crate) fn bucket_usage(name: &str) -> Vec<u8> {
+    joined(&[BUCKET_USAGE, name.as_bytes()])
+}
+
+pub(crate) fn project_usage(name: &str) -> Vec<u8> {
+    joined(&[PROJECT_USAGE, name.as_bytes()])
 }
 
 /// All uploads to a bucket.

@@ -26,7 +26,7 @@ mod txn;
 
 use crate::{Error, Kind, LogId, Lsn, MapId, Result, SealedMap, Subject};
 use committer::{CHANGES_QUEUED_MAX, Change, Committed, Pending};
-use rocksdb::{DB, ReadOptions};
+use rocksdb::{DB, ReadOptions, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -204,24 +204,28 @@ impl Catalog {
         visit: &mut Visit<'_, Step>,
     ) -> Result<()> {
         let database = self.database()?;
-        let mut options = ReadOptions::default();
-        if let Some(end) = keys::behind(prefix) {
-            options.set_iterate_upper_bound(end);
+        walk(&database, ReadOptions::default(), prefix, start, visit)
+    }
+
+    /// Runs `look` on all rows as they are at this moment.
+    pub(crate) fn frozen<T>(&self, look: impl FnOnce(&Frozen<'_>) -> Result<T>) -> Result<T> {
+        let database = self.database()?;
+        look(&Frozen {
+            database: &database,
+            snapshot: database.snapshot(),
+        })
+    }
+
+    /// The format of the catalog: [`keys::FORMAT_VERSION`], or an older one that waits for its upgrade.
+    pub(crate) fn format(&self) -> Result<u32> {
+        match self.get(keys::FORMAT)? {
+            Some(row) => open::format_of(&row),
+            None => Err(Error::new(
+                Kind::Corrupt,
+                Subject::Store,
+                "the catalog lost its format row; run `infall check`",
+            )),
         }
-        let mut rows = database.raw_iterator_opt(options);
-        rows.seek(start.max(prefix));
-        while let Some((key, value)) = rows.item() {
-            match visit(key, value)? {
-                Step::Next => rows.next(),
-                Step::Seek(target) => {
-                    assert!(target.as_slice() > key, "a walk only goes forward");
-                    rows.seek(target);
-                }
-                Step::Stop => break,
-            }
-        }
-        rows.status()
-            .map_err(|cause| failed("scan the catalog", cause))
     }
 
     /// How many rows start with `prefix`.
@@ -397,6 +401,102 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// All rows of the catalog as they were at one moment.
+pub(crate) struct Frozen<'a> {
+    database: &'a DB,
+    snapshot: Snapshot<'a>,
+}
+
+impl Frozen<'_> {
+    /// As [`Catalog::walk`].
+    pub(crate) fn walk(
+        &self,
+        prefix: &[u8],
+        start: &[u8],
+        visit: &mut Visit<'_, Step>,
+    ) -> Result<()> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        walk(self.database, options, prefix, start, visit)
+    }
+}
+
+/// Where rows are read: in a transaction, of one moment, or as they stand.
+pub(crate) trait Rows {
+    /// The row behind `key`.
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// The first row whose key starts with `prefix`.
+    fn first(&self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>>;
+}
+
+impl Rows for Catalog {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.get(key)
+    }
+
+    fn first(&self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut found = None;
+        self.scan(prefix, prefix, &mut |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            Ok(false)
+        })?;
+        Ok(found)
+    }
+}
+
+impl Rows for Frozen<'_> {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.snapshot
+            .get(key)
+            .map_err(|cause| failed("read a row of the catalog", cause))
+    }
+
+    fn first(&self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut found = None;
+        self.walk(prefix, prefix, &mut |key, value| {
+            found = Some((key.to_vec(), value.to_vec()));
+            Ok(Step::Stop)
+        })?;
+        Ok(found)
+    }
+}
+
+impl Rows for Txn<'_> {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.get(key)
+    }
+
+    fn first(&self, prefix: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        Ok(self.scan_prefix(prefix, 1)?.pop())
+    }
+}
+
+fn walk(
+    database: &DB,
+    mut options: ReadOptions,
+    prefix: &[u8],
+    start: &[u8],
+    visit: &mut Visit<'_, Step>,
+) -> Result<()> {
+    if let Some(end) = keys::behind(prefix) {
+        options.set_iterate_upper_bound(end);
+    }
+    let mut rows = database.raw_iterator_opt(options);
+    rows.seek(start.max(prefix));
+    while let Some((key, value)) = rows.item() {
+        match visit(key, value)? {
+            Step::Next => rows.next(),
+            Step::Seek(target) => {
+                assert!(target.as_slice() > key, "a walk only goes forward");
+                rows.seek(target);
+            }
+            Step::Stop => break,
+        }
+    }
+    rows.status()
+        .map_err(|cause| failed("scan the catalog", cause))
 }
 
 /// RocksDB's error, met while trying to do `what`.

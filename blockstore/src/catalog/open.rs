@@ -11,7 +11,9 @@ const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
 
 #[derive(Serialize, Deserialize)]
-struct FormatRow {}
+struct FormatRow {
+    v: u32,
+}
 
 /// Opens (or makes) the database. Conflict if it is open already, Unsupported if a newer release
 /// wrote it.
@@ -50,20 +52,18 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(database: &DB, key: &[u8]) ->
     value.map(|value| keys::decode(key, &value)).transpose()
 }
 
-fn check_format(database: &DB, directory: &Path) -> Result<()> {
+fn check_format(database: &DB, directory: &Path) -> Result<u32> {
     let value = database
         .get(keys::FORMAT)
         .map_err(|cause| failed("read the catalog's format", cause))?;
     if let Some(value) = value {
-        return keys::decode::<FormatRow>(keys::FORMAT, &value)
-            .map(|_| ())
-            .map_err(|cause| {
-                let text = format!(
-                    "the catalog in {} cannot be used by this release",
-                    directory.display()
-                );
-                Error::new(cause.kind(), Subject::Store, text).because(cause)
-            });
+        return format_of(&value).map_err(|cause| {
+            let text = format!(
+                "the catalog in {} cannot be used by this release",
+                directory.display()
+            );
+            Error::new(cause.kind(), Subject::Store, text).because(cause)
+        });
     }
     let mut rows = database.raw_iterator();
     rows.seek_to_first();
@@ -78,10 +78,36 @@ fn check_format(database: &DB, directory: &Path) -> Result<()> {
     }
     rows.status()
         .map_err(|cause| failed("read the catalog's format", cause))?;
-    let row = keys::encode(&FormatRow {})?;
     database
-        .put_opt(keys::FORMAT, row, &synced())
-        .map_err(|cause| failed("write the catalog's format", cause))
+        .put_opt(keys::FORMAT, format_row(keys::FORMAT_VERSION)?, &synced())
+        .map_err(|cause| failed("write the catalog's format", cause))?;
+    Ok(keys::FORMAT_VERSION)
+}
+
+/// The row that says which format the catalog has.
+pub(super) fn format_row(version: u32) -> Result<Vec<u8>> {
+    serde_json::to_vec(&FormatRow { v: version }).map_err(|cause| {
+        let text = "the catalog's format cannot be written as JSON";
+        Error::new(Kind::Internal, Subject::Store, text).because(cause)
+    })
+}
+
+/// The format that row tells of: one this release reads.
+pub(super) fn format_of(row: &[u8]) -> Result<u32> {
+    match serde_json::from_slice(row) {
+        Ok(FormatRow { v }) if (1..=keys::FORMAT_VERSION).contains(&v) => Ok(v),
+        Ok(FormatRow { v }) => {
+            let text = format!(
+                "catalog row format has version {v}, this release reads up to {}: run the release that wrote it",
+                keys::FORMAT_VERSION
+            );
+            Err(Error::new(Kind::Unsupported, Subject::Store, text))
+        }
+        Err(cause) => {
+            let text = "catalog row format is malformed; run `infall check`";
+            Err(Error::new(Kind::Corrupt, Subject::Store, text).because(cause))
+        }
+    }
 }
 
 /// The number of the last event in the journal; 0 if there is none.

@@ -258,7 +258,7 @@ fn a_newer_or_foreign_database_is_refused_and_left_alone() {
     let (directory, catalog) = open();
     catalog
         .transact(|txn| {
-            txn.put(keys::FORMAT, br#"{"v":2,"new":"thing"}"#.to_vec());
+            txn.put(keys::FORMAT, br#"{"v":3,"new":"thing"}"#.to_vec());
             Ok(())
         })
         .unwrap();
@@ -266,7 +266,7 @@ fn a_newer_or_foreign_database_is_refused_and_left_alone() {
     for _ in 0..2 {
         let error = Catalog::open(directory.path()).err().unwrap();
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.chain().contains("version 2"), "{}", error.chain());
+        assert!(error.chain().contains("version 3"), "{}", error.chain());
     }
     let (directory, catalog) = open();
     catalog
@@ -490,4 +490,72 @@ fn a_map_holds_its_parent_and_borrows_while_it_has_a_row() {
         .unwrap_err();
     assert_eq!(error.kind(), Kind::NotFound);
     assert!(catalog.map(MapId(5)).unwrap().is_none());
+}
+
+#[test]
+fn a_release_of_format_1_refuses_a_catalog_that_keeps_more() {
+    let (_directory, catalog) = open();
+    assert_eq!(catalog.format().unwrap(), keys::FORMAT_VERSION);
+    let row = catalog.get(keys::FORMAT).unwrap().unwrap();
+    // As that release read this row, and every other.
+    let error = keys::decode::<serde_json::Value>(keys::FORMAT, &row).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+}
+
+#[test]
+fn keys_of_versions_lead_back_and_sort_by_key_then_newest_first() {
+    let names = ["a", "a\0", "a\0\0", "a\0b", "a/b", "ab", "é", "\u{10ffff}"];
+    let mut stored = Vec::new();
+    for name in names {
+        for seq in [9, 3, 1] {
+            let at = keys::version("abc", name, seq);
+            assert_eq!(
+                keys::parse_version("abc", &at).unwrap(),
+                (name.to_owned(), seq)
+            );
+            assert!(at.starts_with(&keys::versions_of("abc", name)));
+            assert!(at.starts_with(&keys::versions_below("abc", &name[..0])));
+            stored.push(at);
+        }
+    }
+    let mut sorted = stored.clone();
+    sorted.sort();
+    assert_eq!(stored, sorted);
+    let below: Vec<_> = stored
+        .iter()
+        .filter(|at| at.starts_with(&keys::versions_below("abc", "a\0")))
+        .collect();
+    assert_eq!(below.len(), 9);
+    for bad in [
+        &b"ov/abc/k"[..],
+        b"ov/abc/k\x00\x001234567",
+        b"ov/abc/k\x00x\x00\x0012345678",
+    ] {
+        assert_eq!(
+            keys::parse_version("abc", bad).unwrap_err().kind(),
+            Kind::Corrupt
+        );
+    }
+}
+
+#[test]
+fn a_frozen_look_sees_one_moment() {
+    let (_directory, catalog) = open();
+    put(&catalog, b"t/a", b"1").unwrap();
+    let writer = catalog.clone();
+    let seen = catalog
+        .frozen(|rows| {
+            put(&writer, b"t/a", b"2").unwrap();
+            put(&writer, b"t/b", b"2").unwrap();
+            let mut seen = Vec::new();
+            rows.walk(b"t/", b"t/", &mut |key, value| {
+                seen.push((key.to_vec(), value.to_vec()));
+                Ok(Step::Next)
+            })?;
+            assert_eq!(rows.row(b"t/a")?.as_deref(), Some(&b"1"[..]));
+            assert_eq!(rows.row(b"t/b")?, None);
+            Ok(seen)
+        })
+        .unwrap();
+    assert_eq!(seen, [(b"t/a".to_vec(), b"1".to_vec())]);
 }

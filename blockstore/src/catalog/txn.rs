@@ -113,6 +113,13 @@ impl<'a> Txn<'a> {
         Ok(!self.scan_prefix(prefix, 1)?.is_empty())
     }
 
+    /// Says that the catalog is now of this release's format.
+    pub(crate) fn put_format(&mut self) -> Result<()> {
+        let row = super::open::format_row(keys::FORMAT_VERSION)?;
+        self.put(keys::FORMAT, row);
+        Ok(())
+    }
+
     /// Appends to the journal in this batch; returns the event's number.
     pub(crate) fn journal(&mut self, who: &Who, entry: Entry) -> Result<u64> {
         let seq = self.seq_next;

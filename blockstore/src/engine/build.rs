@@ -15,6 +15,11 @@ use crate::{BLOCK, Error, Kind, LEAF, LEAF_BLOCKS, LogId, Lsn, MapId, Result, Se
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// Maps below one another, from which on a child gets a folded map to stand on.
+const CHAIN_MAX: usize = 8;
+/// Leaves folded in one go: 2 MiB of memory.
+const FOLD_SLICE: usize = 256;
+
 /// Why bytes are written, for the counters.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
@@ -186,6 +191,49 @@ impl Engine {
             leaves: BTreeMap::new(),
             borrows: Vec::new(),
         })
+    }
+}
+
+impl Engine {
+    /// A map that shows the births of `sealed` (which must be pinned or open) and stands alone, if that has
+    /// [`CHAIN_MAX`] maps below one another; none otherwise. No payload is copied: what it shows it borrows.
+    /// The caller commits row and pin in one transaction, while `sealed` is still held.
+    pub(crate) fn folded(&self, sealed: SealedMap) -> Result<Option<(SealedMap, MapRow)>> {
+        if self.inner.depth(sealed.map)? < CHAIN_MAX {
+            return Ok(None);
+        }
+        let inner = &self.inner;
+        let mut draft = Draft::begin(self, Cause::Copy)?;
+        let lsn = draft.mark()?;
+        self.settle_through(draft.end)?;
+        let mut next = inner.next_sealed_leaf(sealed, 0)?;
+        while next.is_some() {
+            let mut slice = Vec::new();
+            while let Some(leaf) = next.filter(|_| slice.len() < FOLD_SLICE) {
+                slice.push((leaf, self.sealed_leaf(sealed, leaf)?));
+                next = match leaf.checked_add(1) {
+                    Some(behind) => inner.next_sealed_leaf(sealed, behind)?,
+                    None => None,
+                };
+            }
+            let _writer = lock(&inner.index_writer);
+            let mut batch = IndexBatch::default();
+            for (leaf, shown) in &slice {
+                let mut version = shown.image();
+                version.image = false;
+                batch.put_version(draft.map, *leaf, lsn, &version);
+            }
+            inner.index.write(batch)?;
+        }
+        // As with a composed map: the index alone knows what is shown.
+        inner.checkpoint()?;
+        draft.finished = true;
+        let folded = SealedMap {
+            map: draft.map,
+            lsn,
+            length_bytes: sealed.length_bytes,
+        };
+        Ok(Some((folded, draft.row(sealed.length_bytes, vec![sealed]))))
     }
 }
 

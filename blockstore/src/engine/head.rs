@@ -593,6 +593,11 @@ impl Engine {
         })
     }
 
+    /// Whether the seal `lsn` is the last that was ever appended to this head.
+    pub(crate) fn ends_with(&self, head: &Head, lsn: Lsn) -> bool {
+        lock(&head.state).next == Lsn(lsn.0 + 1)
+    }
+
     /// The catalog has the seal now, or never will: its answer counts from here on.
     pub(crate) fn sealed(&self, head: &Head, lsn: Lsn) -> Result<()> {
         let mut state = lock(&head.state);

@@ -261,6 +261,19 @@ impl Inner {
         Ok(row.parent)
     }
 
+    /// How many maps lie below one another from this one on, itself included.
+    pub(super) fn depth(&self, map: MapId) -> Result<usize> {
+        let (mut depth, mut here) = (1, map);
+        while let Some(parent) = self.parent(here)? {
+            depth += 1;
+            here = parent.map;
+            if depth > DEPTH_MAX {
+                break;
+            }
+        }
+        Ok(depth)
+    }
+
     /// The first leaf at or behind `from` in which a sealed map may show something.
     pub(super) fn next_sealed_leaf(&self, sealed: SealedMap, from: u32) -> Result<Option<u32>> {
         let mut nearest = None;

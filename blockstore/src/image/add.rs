@@ -24,6 +24,8 @@ use crate::{BLOCK, Entry, Error, Kind, Result, SealedMap, Store, Subject, Who, c
 /// An object that is being made into an image.
 struct Source<'a> {
     store: &'a Store,
+    /// Of whoever adds it.
+    project: String,
     object: Object,
     pieces: Vec<Piece>,
     image: ImageFile<'a>,
@@ -74,7 +76,8 @@ impl Store {
         // Held to the end: what it reads is not swept while it lives.
         let (object, file) = self.object_open(bucket, key)?;
         let in_object = |error| in_object(&object, error);
-        let source = Source::open(self, object.clone(), file.as_ref()).map_err(in_object)?;
+        let source =
+            Source::open(self, &who.project, object.clone(), file.as_ref()).map_err(in_object)?;
         let id = image_id(source.image, source.disk_bytes(), source.runs()).map_err(in_object)?;
         if let Some((image, named)) = self.name_known(who, &id, name, source.uri())? {
             return Ok((image.clone(), source.known(&image, named, name)));
@@ -179,7 +182,7 @@ impl Store {
 }
 
 impl<'a> Source<'a> {
-    fn open(store: &'a Store, object: Object, file: &'a dyn ReadAt) -> Result<Self> {
+    fn open(store: &'a Store, project: &str, object: Object, file: &'a dyn ReadAt) -> Result<Self> {
         let (disk, packing) = match detect(file)? {
             Format::Raw => (Disk::Raw, None),
             Format::Qcow2 => {
@@ -199,6 +202,7 @@ impl<'a> Source<'a> {
         };
         let source = Self {
             store,
+            project: project.to_owned(),
             object,
             pieces,
             image: ImageFile { file, packing },
@@ -365,6 +369,7 @@ impl<'a> Source<'a> {
             format: self.format().name().into(),
             source: self.uri(),
             created_ms: clock::now_ms(),
+            project: self.project.clone(),
         }
     }
 }

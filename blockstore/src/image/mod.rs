@@ -10,7 +10,7 @@
 //! 3. Files are read as data only. None is trusted, and none names another that would be opened.
 
 mod add;
-mod compose;
+pub(crate) mod compose;
 pub mod detect;
 pub mod digest;
 pub mod qcow2;
@@ -37,4 +37,7 @@ pub struct ImageInfo {
     pub source: String,
     /// When it was registered, milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// The project that owns it: of whoever added it first.
+    #[serde(default = "crate::journal::root_project")]
+    pub project: String,
 }

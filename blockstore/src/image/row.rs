@@ -272,6 +272,7 @@ mod tests {
             format: "raw".into(),
             source: "s3://b/k".into(),
             created_ms: 1,
+            project: "root".into(),
         }
     }
 

@@ -1,33 +1,89 @@
-//! Buckets: their names, making and removing them.
+//! Buckets: their names, making, configuring and removing them.
+//!
+//! ```text
+//! versioning   unversioned ──▶ enabled ⇄ suspended      never back to unversioned
+//! object lock  off ──▶ on (only where versioning is enabled, which then stays)
+//! ```
 
-use super::Bucket;
-use crate::catalog::{Catalog, Txn, keys};
+use super::lock::ObjectLock;
+use super::usage::{self, Delta};
+use super::{Bucket, document, identity};
+use crate::catalog::{Catalog, Rows, keys};
 use crate::{Entry, Error, Kind, Result, Store, Subject, Who, clock};
+use serde::{Deserialize, Serialize};
 
 /// Names that a bucket cannot have because a door answers under them.
 const RESERVED: [&str; 1] = ["api"];
 
+/// How a bucket treats its objects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BucketConfig {
+    /// Whether replaced and deleted objects stay as older versions.
+    pub versioning: Versioning,
+    /// Whether versions may be locked, and what new ones get.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lock: Option<ObjectLock>,
+    /// S3's object ownership as the door keeps it; empty: `BucketOwnerEnforced`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub ownership: String,
+}
+
+/// Whether a bucket keeps what is replaced and deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Versioning {
+    /// It never did.
+    #[default]
+    Unversioned,
+    /// It does.
+    Enabled,
+    /// It did; new objects are the version `null`, older versions stay.
+    Suspended,
+}
+
+/// What is to change in a bucket's configuration; what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BucketChange {
+    /// See [`BucketConfig::versioning`].
+    pub versioning: Option<Versioning>,
+    /// See [`BucketConfig::lock`]; it cannot be taken away.
+    pub lock: Option<ObjectLock>,
+    /// See [`BucketConfig::ownership`].
+    pub ownership: Option<String>,
+}
+
 impl Store {
     /// Makes a bucket. Conflict if it exists, Invalid for a name S3 does not allow.
     pub fn bucket_create(&self, who: &Who, name: &str) -> Result<Bucket> {
-        self.shared.engine.admit_write()?;
-        create(&self.shared.catalog, who, name)
+        self.bucket_create_with(who, name, BucketConfig::default())
     }
 
-    /// NotFound, or Conflict while it still has objects or uploads.
+    /// As [`Self::bucket_create`], configured from the start. Object lock enables versioning.
+    pub fn bucket_create_with(
+        &self,
+        who: &Who,
+        name: &str,
+        config: BucketConfig,
+    ) -> Result<Bucket> {
+        self.shared.engine.admit_write()?;
+        create(&self.shared.catalog, who, name, config)
+    }
+
+    /// Changes a bucket's configuration in one transaction. Conflict where object lock forbids it,
+    /// Invalid for a step that versioning does not take.
+    pub fn bucket_configure(&self, who: &Who, name: &str, change: &BucketChange) -> Result<Bucket> {
+        configure(&self.shared.catalog, who, name, change)
+    }
+
+    /// NotFound, or Conflict while it still has objects, older versions, uploads or snapshots.
     pub fn bucket_remove(&self, who: &Who, name: &str) -> Result<()> {
         remove(&self.shared.catalog, who, name)
     }
 
     /// One bucket; NotFound if there is none of that name.
     pub fn bucket(&self, name: &str) -> Result<Bucket> {
-        let key = keys::bucket(name);
-        let row = self
-            .shared
-            .catalog
-            .get(&key)?
-            .ok_or_else(|| missing(name))?;
-        keys::decode(&key, &row)
+        expect(&self.shared.catalog, name)
     }
 
     /// All buckets by name.
@@ -43,11 +99,23 @@ impl Store {
     }
 }
 
-pub(super) fn create(catalog: &Catalog, who: &Who, name: &str) -> Result<Bucket> {
+pub(super) fn create(
+    catalog: &Catalog,
+    who: &Who,
+    name: &str,
+    mut config: BucketConfig,
+) -> Result<Bucket> {
     check_name(name)?;
-    let bucket = Bucket {
+    if config.lock.is_some() {
+        config.versioning = Versioning::Enabled;
+    }
+    check_config(name, &config)?;
+    let mut bucket = Bucket {
         name: name.into(),
         created_ms: clock::now_ms(),
+        project: who.project.clone(),
+        id: 0,
+        config,
     };
     let who = who.clone();
     catalog.transact(move |txn| {
@@ -59,50 +127,106 @@ pub(super) fn create(catalog: &Catalog, who: &Who, name: &str) -> Result<Bucket>
             );
             return Err(Error::new(Kind::Conflict, Subject::Bucket, text));
         }
+        bucket.id = txn.seq_next();
+        identity::lead(txn, bucket.id, &bucket.name, None)?;
         txn.put(&key, keys::encode(&bucket)?);
+        let delta = Delta {
+            buckets: 1,
+            ..Delta::default()
+        };
+        usage::charge(txn, &bucket.project, delta)?;
         txn.journal(&who, Entry::new("bucket.created", bucket.name.clone()))?;
         Ok(bucket)
     })
 }
 
-pub(super) fn remove(catalog: &Catalog, who: &Who, name: &str) -> Result<()> {
-    let (who, name) = (who.clone(), name.to_owned());
+pub(super) fn configure(
+    catalog: &Catalog,
+    who: &Who,
+    name: &str,
+    change: &BucketChange,
+) -> Result<Bucket> {
+    let (who, name, change) = (who.clone(), name.to_owned(), change.clone());
     catalog.transact(move |txn| {
-        expect(txn, &name)?;
-        let holds = |prefix: &[u8]| Ok::<_, Error>(!txn.scan_prefix(prefix, 1)?.is_empty());
-        let left = match (
-            holds(&keys::objects_of(&name))?,
-            holds(&keys::uploads_of(&name))?,
-        ) {
-            (true, _) => "objects: remove them first",
-            (false, true) => "uploads under way: abort them first",
-            (false, false) => {
-                txn.delete(&keys::bucket(&name));
-                txn.journal(&who, Entry::new("bucket.removed", name))?;
-                return Ok(());
+        let mut bucket = expect(txn, &name)?;
+        let mut told = Vec::new();
+        let config = &mut bucket.config;
+        if let Some(versioning) = change.versioning {
+            if versioning == Versioning::Unversioned && config.versioning != versioning {
+                let text = format!(
+                    "bucket {name:?} has had versions, it cannot become unversioned: suspend versioning"
+                );
+                return Err(Error::new(Kind::Invalid, Subject::Bucket, text));
             }
-        };
-        Err(Error::new(
-            Kind::Conflict,
-            Subject::Bucket,
-            format!("bucket {name:?} still has {left}"),
-        ))
+            config.versioning = versioning;
+            told.push(format!("versioning {versioning:?}"));
+        }
+        if let Some(lock) = change.lock {
+            config.lock = Some(lock);
+            told.push(format!("object lock {:?}", lock.default));
+        }
+        if let Some(ownership) = change.ownership {
+            told.push(format!("ownership {ownership}"));
+            config.ownership = ownership;
+        }
+        check_config(&name, config)?;
+        txn.put(&keys::bucket(&name), keys::encode(&bucket)?);
+        let entry = Entry::new("bucket.configured", name).detail(told.join(", ").to_lowercase());
+        txn.journal(&who, entry)?;
+        Ok(bucket)
     })
 }
 
-/// NotFound if the bucket does not exist in this transaction.
-pub(super) fn expect(txn: &Txn<'_>, name: &str) -> Result<()> {
-    txn.get(&keys::bucket(name))?
-        .map(|_| ())
-        .ok_or_else(|| missing(name))
+fn check_config(name: &str, config: &BucketConfig) -> Result<()> {
+    let Some(lock) = &config.lock else {
+        return Ok(());
+    };
+    if config.versioning != Versioning::Enabled {
+        let text = format!(
+            "bucket {name:?} cannot have object lock and {:?} versioning: locks need versioning enabled",
+            config.versioning
+        );
+        return Err(Error::new(Kind::Conflict, Subject::Bucket, text));
+    }
+    lock.default.map_or(Ok(()), |default| default.check(name))
 }
 
-/// NotFound if the bucket does not exist.
-pub(super) fn expect_now(catalog: &Catalog, name: &str) -> Result<()> {
-    catalog
-        .get(&keys::bucket(name))?
-        .map(|_| ())
-        .ok_or_else(|| missing(name))
+pub(super) fn remove(catalog: &Catalog, who: &Who, name: &str) -> Result<()> {
+    let (who, name) = (who.clone(), name.to_owned());
+    catalog.transact(move |txn| {
+        let bucket = expect(txn, &name)?;
+        let left = [
+            (keys::objects_of(&name), "objects: remove them first"),
+            (
+                keys::versions_of_bucket(&name),
+                "older versions or delete markers: remove them first",
+            ),
+            (
+                keys::uploads_of(&name),
+                "uploads under way: abort them first",
+            ),
+            (keys::frozen_of(&name), "snapshots: remove them first"),
+        ];
+        for (prefix, what) in left {
+            if !txn.scan_prefix(&prefix, 1)?.is_empty() {
+                let text = format!("bucket {name:?} still has {what}");
+                return Err(Error::new(Kind::Conflict, Subject::Bucket, text));
+            }
+        }
+        txn.delete(&keys::bucket(&name));
+        identity::forget(txn, bucket.id);
+        document::forget(txn, &name)?;
+        usage::forget_bucket(txn, &bucket)?;
+        txn.journal(&who, Entry::new("bucket.removed", name))?;
+        Ok(())
+    })
+}
+
+/// The bucket. NotFound if there is none of that name.
+pub(super) fn expect(rows: &impl Rows, name: &str) -> Result<Bucket> {
+    let key = keys::bucket(name);
+    let row = rows.row(&key)?.ok_or_else(|| missing(name))?;
+    keys::decode(&key, &row)
 }
 
 fn missing(name: &str) -> Error {
@@ -190,13 +314,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(directory.path()).unwrap();
         let who = Who::server();
-        create(&catalog, &who, "abc").unwrap();
+        create(&catalog, &who, "abc", BucketConfig::default()).unwrap();
         assert_eq!(
-            create(&catalog, &who, "abc").unwrap_err().kind(),
+            create(&catalog, &who, "abc", BucketConfig::default())
+                .unwrap_err()
+                .kind(),
             Kind::Conflict
         );
         // Neither a neighbour whose name begins the same nor its objects count.
-        create(&catalog, &who, "abc-d").unwrap();
+        create(&catalog, &who, "abc-d", BucketConfig::default()).unwrap();
         catalog
             .transact(|txn| {
                 txn.put(&keys::object("abc-d", "k"), Vec::new());

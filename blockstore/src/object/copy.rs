@@ -2,8 +2,11 @@
 
 use super::read::Ranged;
 use super::row::{self, Draft, ObjectRow};
-use super::{Body, Copied, Object, ObjectMeta, Part, Piece, Precondition, ReadAt, Upload, upload};
-use crate::catalog::keys;
+use super::{
+    Body, Copied, Lock, Object, ObjectMeta, Part, Piece, Precondition, ReadAt, Upload, upload,
+    version,
+};
+use crate::catalog::{Rows, keys};
 use crate::id::BLOCK;
 use crate::{Entry, Error, Kind, Result, Store, Subject, Who};
 use std::collections::BTreeMap;
@@ -19,7 +22,8 @@ const COPY_TRIES: usize = 4;
 type Digests<'a> = dyn FnMut(&dyn ReadAt) -> Result<(String, BTreeMap<String, String>)> + 'a;
 
 impl Store {
-    /// Shares the body. `meta: None` keeps the source's. `source_condition` applies to the source object.
+    /// Shares the body. `meta: None` keeps the source's, but for its lock. `source_condition` applies to
+    /// the source object.
     pub fn object_copy(
         &self,
         who: &Who,
@@ -29,14 +33,29 @@ impl Store {
         source_condition: &Precondition,
         condition: &Precondition,
     ) -> Result<(Object, Copied)> {
+        let source = (source.0, source.1, None);
+        self.object_copy_version(who, source, target, meta, source_condition, condition)
+    }
+
+    /// As [`Self::object_copy`], of one version of the source (bucket, key, version).
+    pub fn object_copy_version(
+        &self,
+        who: &Who,
+        source: (&str, &str, Option<&str>),
+        target: (&str, &str),
+        meta: Option<ObjectMeta>,
+        source_condition: &Precondition,
+        condition: &Precondition,
+    ) -> Result<(Object, Copied)> {
         self.shared.engine.admit_write()?;
         let (who, source_condition, condition) =
             (who.clone(), source_condition.clone(), condition.clone());
         let (source_bucket, source_key) = (source.0.to_owned(), source.1.to_owned());
+        let version = source.2.map(str::to_owned);
         let (bucket, key) = (target.0.to_owned(), target.1.to_owned());
         let copied = self.shared.catalog.transact(move |txn| {
-            let from = row::current(txn, &source_bucket, &source_key)?
-                .ok_or_else(|| row::missing(&source_bucket, &source_key))?;
+            let version = version.as_deref();
+            let from = version::chosen_object(txn, &source_bucket, &source_key, version)?.row;
             row::check(
                 &source_condition,
                 Some(&from.object),
@@ -44,18 +63,13 @@ impl Store {
                 &source_key,
             )?;
             let (inline, copied) = match from.object.body {
-                Body::Inline => {
-                    let inline = txn
-                        .get(&keys::body(from.seq))?
-                        .ok_or_else(|| bodiless(&from))?;
-                    (
-                        inline,
-                        rewritten(
-                            from.object.length_bytes,
-                            "small bodies lie in the catalog, each its own",
-                        ),
-                    )
-                }
+                Body::Inline => (
+                    inline_of(txn, &from)?,
+                    rewritten(
+                        from.object.length_bytes,
+                        "small bodies lie in the catalog, each its own",
+                    ),
+                ),
                 Body::Map(_) | Body::Concat(_) => (Vec::new(), shared(from.object.length_bytes)),
             };
             let entry = Entry::new("object.copied", row::subject(&bucket, &key))
@@ -65,27 +79,7 @@ impl Store {
                     "from {}",
                     row::subject(&source_bucket, &source_key)
                 ));
-            let ObjectRow {
-                object:
-                    Object {
-                        length_bytes,
-                        meta: kept,
-                        parts,
-                        body,
-                        ..
-                    },
-                ..
-            } = from;
-            let meta = meta.unwrap_or(kept);
-            let draft = Draft {
-                bucket,
-                key,
-                meta,
-                length_bytes,
-                parts,
-                body,
-                inline,
-            };
+            let draft = copy_of(from.object, &bucket, &key, meta, inline);
             Ok((row::put(txn, &who, draft, &condition, entry)?, copied))
         })?;
         // It may have replaced something.
@@ -105,10 +99,29 @@ impl Store {
         range: Option<(u64, u64)>,
         etag_of: &mut Digests<'_>,
     ) -> Result<(Part, Copied)> {
+        let source = (source.0, source.1, None);
+        let any = Precondition::default();
+        self.upload_part_copy_version(who, upload, number, source, &any, range, etag_of)
+    }
+
+    /// As [`Self::upload_part_copy`], of one version of the source (bucket, key, version), and only if
+    /// `source_condition` holds for what is copied.
+    #[allow(clippy::too_many_arguments, reason = "as many as S3's operation has")]
+    pub fn upload_part_copy_version(
+        &self,
+        who: &Who,
+        upload: &Upload,
+        number: u32,
+        source: (&str, &str, Option<&str>),
+        source_condition: &Precondition,
+        range: Option<(u64, u64)>,
+        etag_of: &mut Digests<'_>,
+    ) -> Result<(Part, Copied)> {
         self.shared.engine.admit_write()?;
         upload::check_number(number)?;
         for _ in 0..COPY_TRIES {
-            let (from, whole) = self.open_row(source.0, source.1)?;
+            let (from, whole) = self.open_row(source.0, source.1, source.2)?;
+            row::check(source_condition, Some(&from.object), source.0, source.1)?;
             let range = ranged(&from.object, whole, range)?;
             let (etag, checksums) = etag_of(&range)?;
             let (offset_bytes, length_bytes) = (range.offset_bytes, range.length_bytes);
@@ -138,8 +151,8 @@ impl Store {
         Err(Error::new(Kind::Conflict, Subject::Object, text))
     }
 
-    /// Commits a part that shows pieces of `from`; `None` if `from` is not the current object any more,
-    /// for then its maps may be on their way out.
+    /// Commits a part that shows pieces of `from`; `None` if that version is not there any more, for then
+    /// its maps may be on their way out.
     fn share_part(
         &self,
         who: &Who,
@@ -149,8 +162,14 @@ impl Store {
     ) -> Result<Option<Part>> {
         let (who, upload, from) = (who.clone(), upload.clone(), from.clone());
         let part = self.shared.catalog.transact(move |txn| {
-            let current = row::current(txn, &from.object.bucket, &from.object.key)?;
-            if current.is_none_or(|current| current.seq != from.seq) {
+            let Object {
+                bucket,
+                key,
+                version,
+                ..
+            } = &from.object;
+            let now = version::find(txn, bucket, key, version)?;
+            if now.is_none_or(|now| now.row.seq != from.seq) {
                 return Ok(None);
             }
             upload::put_part(txn, &who, &upload, draft, "shared").map(Some)
@@ -240,6 +259,35 @@ fn share(body: &Body, offset: u64, length: u64) -> Result<Vec<Piece>, String> {
         skip = 0;
     }
     Ok(shown)
+}
+
+/// A draft of another object with the same body.
+pub(super) fn copy_of(
+    from: Object,
+    bucket: &str,
+    key: &str,
+    meta: Option<ObjectMeta>,
+    inline: Vec<u8>,
+) -> Draft {
+    let meta = meta.unwrap_or_else(|| ObjectMeta {
+        lock: Lock::default(),
+        ..from.meta
+    });
+    Draft {
+        bucket: bucket.into(),
+        key: key.into(),
+        meta,
+        length_bytes: from.length_bytes,
+        parts: from.parts,
+        body: from.body,
+        inline,
+        identity: None,
+    }
+}
+
+/// The bytes of an inline body.
+pub(super) fn inline_of(rows: &impl Rows, row: &ObjectRow) -> Result<Vec<u8>> {
+    rows.row(&keys::body(row.seq))?.ok_or_else(|| bodiless(row))
 }
 
 fn bodiless(row: &ObjectRow) -> Error {

@@ -4,8 +4,7 @@
 //! `start_after` is compared with entries, not with the keys below a prefix: a prefix once shown is
 //! not shown again on the next page.
 
-use super::row::ObjectRow;
-use super::{ListPage, ListQuery, bucket};
+use super::{ListPage, ListQuery, bucket, row};
 use crate::catalog::{Catalog, Step, keys};
 use crate::{Result, Store};
 
@@ -17,10 +16,18 @@ impl Store {
 }
 
 pub(super) fn page(catalog: &Catalog, bucket: &str, query: &ListQuery) -> Result<ListPage> {
-    bucket::expect_now(catalog, bucket)?;
+    bucket::expect(catalog, bucket)?;
+    page_of(catalog, &keys::objects_of(bucket), query)
+}
+
+/// A page of the object rows under `bucket_prefix`.
+pub(super) fn page_of(
+    catalog: &Catalog,
+    bucket_prefix: &[u8],
+    query: &ListQuery,
+) -> Result<ListPage> {
     let mut page = ListPage::default();
-    let bucket_prefix = keys::objects_of(bucket);
-    let stored = |key: &str| [&bucket_prefix, key.as_bytes()].concat();
+    let stored = |key: &str| [bucket_prefix, key.as_bytes()].concat();
     let prefix = stored(&query.prefix);
     let Some(start) = start(query, &stored) else {
         return Ok(page);
@@ -34,14 +41,15 @@ pub(super) fn page(catalog: &Catalog, bucket: &str, query: &ListQuery) -> Result
             page.next = last.take();
             return Ok(Step::Stop);
         }
-        let key = keys::text_behind(&bucket_prefix, at)?;
-        if let Some(rolled_up) = rolled_up(query, key) {
+        let key = keys::text_behind(bucket_prefix, at)?;
+        if let Some(rolled_up) = rolled_up(&query.prefix, query.delimiter.as_deref(), key) {
             page.prefixes.push(rolled_up.to_owned());
             last = Some(rolled_up.to_owned());
             return Ok(keys::behind(&stored(rolled_up)).map_or(Step::Stop, Step::Seek));
         }
-        page.objects
-            .push(keys::decode::<ObjectRow>(at, value)?.object);
+        let mut object = row::decode(at, value)?.object;
+        object.latest = true;
+        page.objects.push(object);
         last = Some(key.to_owned());
         Ok(Step::Next)
     })?;
@@ -53,7 +61,7 @@ fn start(query: &ListQuery, stored: &dyn Fn(&str) -> Vec<u8>) -> Option<Vec<u8>>
     let Some(after) = &query.start_after else {
         return Some(stored(""));
     };
-    match rolled_up(query, after) {
+    match rolled_up(&query.prefix, query.delimiter.as_deref(), after) {
         // The entry it lies under begins no later than it does: that one is not behind it.
         Some(rolled_up) => keys::behind(&stored(rolled_up)),
         None => {
@@ -65,20 +73,21 @@ fn start(query: &ListQuery, stored: &dyn Fn(&str) -> Vec<u8>) -> Option<Vec<u8>>
 }
 
 /// The prefix under which a key is rolled up, if it is.
-fn rolled_up<'a>(query: &ListQuery, key: &'a str) -> Option<&'a str> {
-    let delimiter = query
-        .delimiter
-        .as_deref()
-        .filter(|delimiter| !delimiter.is_empty())?;
-    let found = key.strip_prefix(query.prefix.as_str())?.find(delimiter)?;
-    Some(&key[..query.prefix.len() + found + delimiter.len()])
+pub(super) fn rolled_up<'a>(
+    prefix: &str,
+    delimiter: Option<&str>,
+    key: &'a str,
+) -> Option<&'a str> {
+    let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty())?;
+    let found = key.strip_prefix(prefix)?.find(delimiter)?;
+    Some(&key[..prefix.len() + found + delimiter.len()])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::row::{self, Draft};
-    use crate::object::{Body, ObjectMeta, Precondition};
+    use crate::object::row::Draft;
+    use crate::object::{Body, BucketConfig, ObjectMeta, Precondition};
     use crate::{Entry, Kind, Who};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -87,7 +96,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(directory.path()).unwrap();
         for bucket in ["abc", "abc-d", "abd"] {
-            bucket::create(&catalog, &Who::server(), bucket).unwrap();
+            bucket::create(&catalog, &Who::server(), bucket, BucketConfig::default()).unwrap();
         }
         add(
             &catalog,
@@ -114,6 +123,7 @@ mod tests {
                         parts,
                         body: Body::Inline,
                         inline,
+                        identity: None,
                     };
                     let entry = Entry::new("object.put", "x");
                     row::put(txn, &Who::server(), draft, &Precondition::default(), entry)?;

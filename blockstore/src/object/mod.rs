@@ -6,15 +6,40 @@
 //! 3. The store knows no digests: the door computes them from the stream and hands them in.
 //! 4. Every incarnation of an object pins the maps it shows under a holder of its own, so that a copy
 //!    onto itself, or a replacement by what it replaces, never leaves a map without a pin.
+//! 5. The current version of a key is one lookup; older ones and delete markers lie under a prefix of
+//!    their own (`version`). Whatever removes a version for good asks its lock in the same transaction.
+//! 6. What a bucket and a project hold is counted in the transaction that changes it (`usage`).
 
+mod amend;
 mod bucket;
 mod copy;
+mod delete;
+mod document;
+pub(crate) mod edit;
+mod identity;
 mod list;
+mod lock;
 mod read;
+mod rename;
 pub(crate) mod row;
+mod snapshot;
+pub(crate) mod upgrade;
 mod upload;
+pub(crate) mod usage;
+mod version;
+mod versions;
 mod write;
 
+pub use amend::Change;
+pub use bucket::{BucketChange, BucketConfig, Versioning};
+pub use delete::{Delete, Deleted};
+pub use edit::{BUFFERED_BYTES_MAX, EDIT_BYTES_MAX, EditHow, ObjectEdit};
+pub use identity::Named;
+pub use lock::{DefaultRetention, Lock, ObjectLock, Period, Retention, RetentionMode};
+pub use snapshot::BucketSnapshot;
+pub use usage::{Quota, Usage};
+pub use version::NULL_VERSION;
+pub use versions::{VersionPage, VersionQuery};
 pub use write::ObjectWriter;
 
 use crate::Result;
@@ -32,6 +57,15 @@ pub struct Bucket {
     pub name: String,
     /// When it was made, milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// The project that owns it: whom its objects are charged to.
+    #[serde(default = "crate::journal::root_project")]
+    pub project: String,
+    /// Its stable id, of the same numbers as [`Object::id`].
+    #[serde(default)]
+    pub id: u64,
+    /// How it treats its objects.
+    #[serde(default)]
+    pub config: BucketConfig,
 }
 
 /// What the door knows about an object besides its bytes.
@@ -49,10 +83,19 @@ pub struct ObjectMeta {
     /// `type` holds `FULL_OBJECT` or `COMPOSITE`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checksums: BTreeMap<String, String>,
+    /// Tags, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// What keeps this version from being removed.
+    #[serde(default, skip_serializing_if = "Lock::is_open")]
+    pub lock: Lock,
+    /// What other doors keep with it, by their name: `cdmi`, `dav`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, serde_json::Value>,
 }
 
-/// One object as listings and HEAD show it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One version of an object as listings and HEAD show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
     /// Its bucket.
     pub bucket: String,
@@ -69,13 +112,35 @@ pub struct Object {
     pub parts: Vec<u64>,
     /// Where the bytes are.
     pub body: Body,
+    /// Which version of the key this is; `null` for one that was made without versioning.
+    #[serde(default = "version::null", skip_serializing_if = "version::is_null")]
+    pub version: String,
+    /// The stable id of the key: kept over replacement and renaming, never given to a copy.
+    #[serde(default)]
+    pub id: u64,
+    /// When the key first appeared, milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub created_ms: u64,
+    /// When its metadata last changed, milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub changed_ms: u64,
+    /// Whether it is a delete marker: it has no bytes, and hides what lies below.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marker: bool,
+    /// Whether it is the newest version of its key. Not stored, but known when it is read.
+    #[serde(skip)]
+    pub latest: bool,
+    /// Who wrote it, as the journal names them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
 }
 
 /// Where an object's bytes are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Body {
     /// In the catalog, beside the row.
+    #[default]
     Inline,
     /// One sealed map.
     Map(SealedMap),
@@ -101,6 +166,11 @@ pub struct Precondition {
     pub if_match: Vec<String>,
     /// Only if no current object has one of these ETags (`*`: no object at all). Empty: no condition.
     pub if_none_match: Vec<String>,
+    /// Only if the current object was committed in the second of this moment (milliseconds since the
+    /// Unix epoch).
+    pub modified_ms: Option<u64>,
+    /// Only if the current object has this many bytes.
+    pub length_bytes: Option<u64>,
 }
 
 /// What to list.
@@ -141,6 +211,9 @@ pub struct Upload {
     /// Headers and user metadata for the object to be; `checksums` may hold the wanted algorithm
     /// under `algorithm` and the wanted `type`.
     pub meta: ObjectMeta,
+    /// Who began it, as the journal names them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
 }
 
 /// A committed part of an upload.

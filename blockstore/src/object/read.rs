@@ -4,7 +4,7 @@
 //! 2. A row read outside a transaction may be gone a moment later; opening reads it again then.
 
 use super::row::{self, ObjectRow};
-use super::{Body, Object, Piece, ReadAt};
+use super::{Body, Object, Piece, ReadAt, version};
 use crate::catalog::keys;
 use crate::{Error, Kind, Result, SealedMap, Store, Subject, View};
 use std::collections::BTreeMap;
@@ -14,42 +14,103 @@ use std::sync::Arc;
 const OPEN_TRIES: usize = 8;
 
 impl Store {
-    /// The object under a key; NotFound names the bucket or the object.
+    /// The current version of an object; NotFound names the bucket or the object.
     pub fn object_head(&self, bucket: &str, key: &str) -> Result<Object> {
-        Ok(row::expect_now(&self.shared.catalog, bucket, key)?.object)
+        Ok(row::expect(&self.shared.catalog, bucket, key)?.object)
+    }
+
+    /// The newest version of a key, also if that is a delete marker.
+    pub fn object_latest(&self, bucket: &str, key: &str) -> Result<Object> {
+        if let Some(row) = row::read(&self.shared.catalog, bucket, key)? {
+            return Ok(row.object);
+        }
+        self.shared
+            .catalog
+            .frozen(|rows| match version::latest(rows, bucket, key)? {
+                Some(row) => Ok(row.object),
+                None => row::expect(rows, bucket, key).map(|row| row.object),
+            })
+    }
+
+    /// One version of an object; it may be a delete marker. NotFound names the bucket or the version,
+    /// Invalid for what is no version id.
+    pub fn object_version(&self, bucket: &str, key: &str, version: &str) -> Result<Object> {
+        let found = self
+            .shared
+            .catalog
+            .frozen(|rows| version::expect(rows, bucket, key, version))?;
+        Ok(found.row.object)
     }
 
     /// The object and its bytes, which stay readable though it is removed or replaced meanwhile.
     pub fn object_open(&self, bucket: &str, key: &str) -> Result<(Object, Arc<dyn ReadAt>)> {
-        let (row, reader) = self.open_row(bucket, key)?;
+        let (row, reader) = self.open_row(bucket, key, None)?;
+        Ok((row.object, reader))
+    }
+
+    /// As [`Self::object_open`], of one version. Invalid for a delete marker: it has no bytes.
+    pub fn object_version_open(
+        &self,
+        bucket: &str,
+        key: &str,
+        version: &str,
+    ) -> Result<(Object, Arc<dyn ReadAt>)> {
+        let (row, reader) = self.open_row(bucket, key, Some(version))?;
         Ok((row.object, reader))
     }
 
     /// As [`Self::object_open`], with the incarnation.
-    pub(super) fn open_row(&self, bucket: &str, key: &str) -> Result<(ObjectRow, Arc<dyn ReadAt>)> {
-        let mut tried = None;
+    pub(super) fn open_row(
+        &self,
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+    ) -> Result<(ObjectRow, Arc<dyn ReadAt>)> {
+        let catalog = &self.shared.catalog;
+        let find = || match version {
+            None => row::expect(catalog, bucket, key),
+            Some(_) => catalog
+                .frozen(|rows| version::chosen_object(rows, bucket, key, version))
+                .map(|found| found.row),
+        };
+        self.open_found(&find, &|row| keys::body(row.seq))
+    }
+
+    /// Opens what `find` finds, again if it was replaced in between. `inline` says where in the catalog
+    /// a small body lies.
+    pub(super) fn open_found(
+        &self,
+        find: &dyn Fn() -> Result<ObjectRow>,
+        inline: &dyn Fn(&ObjectRow) -> Vec<u8>,
+    ) -> Result<(ObjectRow, Arc<dyn ReadAt>)> {
+        let mut tried: Option<ObjectRow> = None;
         for _ in 0..OPEN_TRIES {
-            let row = row::expect_now(&self.shared.catalog, bucket, key)?;
-            if let Some(reader) = self.open_body(&row)? {
+            let row = find()?;
+            if let Some(reader) = self.open_body(&row, &inline(&row))? {
                 return Ok((row, reader));
             }
-            if tried == Some(row.seq) {
+            if tried.is_some_and(|tried| tried.seq == row.seq) {
                 // The row did not change, so nobody took its bytes away in between.
                 let text = format!(
-                    "{bucket}/{key} names bytes that the store does not have; run `infall check`"
+                    "{} names bytes that the store does not have; run `infall check`",
+                    row::subject(&row.object.bucket, &row.object.key)
                 );
                 return Err(Error::new(Kind::Corrupt, Subject::Object, text));
             }
-            tried = Some(row.seq);
+            tried = Some(row);
         }
-        let text = format!("{bucket}/{key} is replaced faster than it can be opened: try again");
+        let text = match tried {
+            Some(row) => row::subject(&row.object.bucket, &row.object.key),
+            None => "the object".into(),
+        };
+        let text = format!("{text} is replaced faster than it can be opened: try again");
         Err(Error::new(Kind::Unavailable, Subject::Object, text))
     }
 
     /// `None`: the row is no longer the current one.
-    fn open_body(&self, row: &ObjectRow) -> Result<Option<Arc<dyn ReadAt>>> {
+    fn open_body(&self, row: &ObjectRow, inline: &[u8]) -> Result<Option<Arc<dyn ReadAt>>> {
         let reader: Arc<dyn ReadAt> = match &row.object.body {
-            Body::Inline => match self.shared.catalog.get(&keys::body(row.seq))? {
+            Body::Inline => match self.shared.catalog.get(inline)? {
                 Some(bytes) => Arc::new(Inline { bytes }),
                 None => return Ok(None),
             },

@@ -3,9 +3,10 @@
 //! 1. A part pins its pieces until it is replaced, or its upload completed or aborted.
 //! 2. Completing copies nothing: the object shows the parts' pieces one behind the other.
 
-use super::row::{self, Draft, cuts_of_pieces};
-use super::{Body, Object, ObjectMeta, Part, Piece, Precondition, Upload, bucket};
-use crate::catalog::{Catalog, Txn, keys};
+use super::row::{self, Draft, cuts_of_pieces, signed};
+use super::usage::{self, Delta};
+use super::{Body, Bucket, Object, ObjectMeta, Part, Piece, Precondition, Upload, bucket, lock};
+use crate::catalog::{Catalog, Frozen, Step, Txn, keys};
 use crate::{Entry, Error, Kind, Result, Store, Subject, Who, clock};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -49,7 +50,7 @@ impl Store {
         match self.shared.catalog.get(&at)? {
             Some(row) => keys::decode(&at, &row).and_then(|upload| of_key(upload, key)),
             None => {
-                bucket::expect_now(&self.shared.catalog, bucket)?;
+                bucket::expect(&self.shared.catalog, bucket)?;
                 Err(missing(id))
             }
         }
@@ -57,7 +58,7 @@ impl Store {
 
     /// Uploads under way, ordered by key then id.
     pub fn uploads(&self, bucket: &str) -> Result<Vec<Upload>> {
-        bucket::expect_now(&self.shared.catalog, bucket)?;
+        bucket::expect(&self.shared.catalog, bucket)?;
         let prefix = keys::uploads_of(bucket);
         let mut uploads: Vec<Upload> = Vec::new();
         self.shared.catalog.scan(&prefix, &prefix, &mut |at, row| {
@@ -111,10 +112,13 @@ fn create(
         key: key.into(),
         created_ms: clock::now_ms(),
         meta,
+        owner: who.actor.clone(),
     };
     let who = who.clone();
     catalog.transact(move |txn| {
-        bucket::expect(txn, &upload.bucket)?;
+        let bucket = bucket::expect(txn, &upload.bucket)?;
+        // Refused now rather than after all its parts.
+        lock::of_new(&bucket, upload.meta.lock)?;
         txn.put(
             &keys::upload(&upload.bucket, &upload.id),
             keys::encode(&upload)?,
@@ -188,6 +192,10 @@ pub(super) fn put_part(
         .map(|old| keys::decode(&at, &old))
         .transpose()?;
     txn.put(&at, keys::encode(&row)?);
+    let replaced = old.as_ref().map_or(0, |old| old.part.length_bytes);
+    let bucket = bucket::expect(txn, &upload.bucket)?;
+    let delta = signed(length_bytes) - signed(replaced);
+    usage::charge_bucket(txn, &bucket, of_bytes(delta))?;
     let mut entry = Entry::new("part.put", row::subject(&upload.bucket, &upload.key))
         .bytes(cause, length_bytes)
         .detail(format!("part {number} of upload {}", upload.id));
@@ -238,8 +246,12 @@ fn complete(
             parts,
             body: body_of(&chosen),
             inline: Vec::new(),
+            identity: None,
         };
-        let object = row::put(txn, &who, draft, &condition, entry)?;
+        // The parts' bytes become the object's: they must not stand against it.
+        let bucket = bucket::expect(txn, &upload.bucket)?;
+        uncharge(txn, &bucket, &stored)?;
+        let object = row::put_in(txn, &who, &bucket, draft, &condition, entry)?;
         forget(txn, &upload, &stored)?;
         Ok(object)
     })
@@ -256,6 +268,8 @@ fn abort(catalog: &Catalog, who: &Who, upload: &Upload) -> Result<()> {
                 stored.values().map(|row| row.part.length_bytes).sum(),
             )
             .detail(format!("upload {}", upload.id));
+        let bucket = bucket::expect(txn, &upload.bucket)?;
+        uncharge(txn, &bucket, &stored)?;
         forget(txn, &upload, &stored)?;
         txn.journal(&who, entry).map(|_| ())
     })
@@ -347,6 +361,43 @@ fn forget(txn: &mut Txn<'_>, upload: &Upload, stored: &BTreeMap<u32, PartRow>) -
     }
     txn.delete(&keys::upload(&upload.bucket, &upload.id));
     Ok(())
+}
+
+/// Parts that go are no longer counted.
+fn uncharge(txn: &mut Txn<'_>, bucket: &Bucket, stored: &BTreeMap<u32, PartRow>) -> Result<()> {
+    let bytes: i64 = stored
+        .values()
+        .map(|row| signed(row.part.length_bytes))
+        .sum();
+    usage::charge_bucket(txn, bucket, of_bytes(-bytes))
+}
+
+fn of_bytes(bytes: i64) -> Delta {
+    Delta {
+        bytes,
+        ..Delta::default()
+    }
+}
+
+/// Bytes of parts by bucket, one entry for each upload under way.
+pub(super) fn bytes_under_way(rows: &Frozen<'_>) -> Result<Vec<(String, u64)>> {
+    let mut uploads = Vec::new();
+    rows.walk(keys::UPLOADS, keys::UPLOADS, &mut |at, row| {
+        let upload: Upload = keys::decode(at, row)?;
+        uploads.push((upload.bucket, upload.id));
+        Ok(Step::Next)
+    })?;
+    let mut found = Vec::with_capacity(uploads.len());
+    for (bucket, id) in uploads {
+        let mut bytes = 0;
+        let prefix = keys::parts_of(&id);
+        rows.walk(&prefix, &prefix, &mut |at, row| {
+            bytes += keys::decode::<PartRow>(at, row)?.part.length_bytes;
+            Ok(Step::Next)
+        })?;
+        found.push((bucket, bytes));
+    }
+    Ok(found)
 }
 
 fn release(txn: &mut Txn<'_>, upload: &Upload, row: &PartRow) -> Result<()> {

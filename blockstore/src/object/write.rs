@@ -16,6 +16,8 @@ pub struct ObjectWriter {
     body: Growing,
     /// Whether its bytes come from inside the store: they are counted apart.
     copy: bool,
+    /// How many bytes the quota of the bucket's project leaves.
+    room: Option<u64>,
 }
 
 enum Growing {
@@ -36,10 +38,11 @@ impl Store {
 
     fn writer(&self, bucket: &str, copy: bool) -> Result<ObjectWriter> {
         self.shared.engine.admit_write()?;
-        bucket::expect_now(&self.shared.catalog, bucket)?;
+        let bucket = bucket::expect(&self.shared.catalog, bucket)?;
         Ok(ObjectWriter {
             store: self.clone(),
-            bucket: bucket.into(),
+            room: self.quota_room(&bucket)?,
+            bucket: bucket.name,
             body: Growing::Buffered(Vec::new()),
             copy,
         })
@@ -53,32 +56,8 @@ impl Store {
         }
     }
 
-    /// Ok(None): there was nothing (S3 deletes are idempotent). Precondition is checked in the batch.
-    pub fn object_remove(
-        &self,
-        who: &Who,
-        bucket: &str,
-        key: &str,
-        condition: &Precondition,
-    ) -> Result<Option<Object>> {
-        let (who, bucket, key, condition) = (
-            who.clone(),
-            bucket.to_owned(),
-            key.to_owned(),
-            condition.clone(),
-        );
-        let removed = self
-            .shared
-            .catalog
-            .transact(move |txn| row::remove(txn, &who, &bucket, &key, &condition))?;
-        if removed.is_some() {
-            self.shared.engine.sweep_soon();
-        }
-        Ok(removed)
-    }
-
     /// Hands a finished map that got no name to the sweeper.
-    fn abandon(&self, sealed: SealedMap, row: MapRow) {
+    pub(crate) fn abandon(&self, sealed: SealedMap, row: MapRow) {
         let abandoned = self.shared.catalog.transact(move |txn| {
             txn.put_map(sealed.map, &row)?;
             txn.loosen(sealed.map);
@@ -95,8 +74,13 @@ impl Store {
 }
 
 impl ObjectWriter {
-    /// Appends bytes in order.
+    /// Appends bytes in order. NoSpace as soon as they go beyond the quota of the bucket's project.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let length_bytes = self.length_bytes() + bytes.len() as u64;
+        if self.room.is_some_and(|room| length_bytes > room) {
+            // The quota may have changed since; its own words name it.
+            self.store.quota_admit_bucket(&self.bucket, length_bytes)?;
+        }
         if let Growing::Buffered(buffered) = &mut self.body {
             if buffered.len() + bytes.len() <= INLINE_BYTES_MAX {
                 buffered.extend_from_slice(bytes);
@@ -162,6 +146,7 @@ impl ObjectWriter {
             parts: Vec::new(),
             body,
             inline,
+            identity: None,
         };
         let (who, condition, new) = (who.clone(), condition.clone(), map.clone());
         let committed = store.shared.catalog.transact(move |txn| {

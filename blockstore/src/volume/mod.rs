@@ -31,6 +31,9 @@ pub struct VolumeInfo {
     pub map: crate::id::MapId,
     /// What it was cloned from, as the user named it: `image:debian-12`, `snapshot:root1-a`.
     pub origin: Option<String>,
+    /// The project that owns it.
+    #[serde(default = "crate::journal::root_project")]
+    pub project: String,
     /// Who holds the writer token now.
     #[serde(default)]
     pub writer: Option<String>,
@@ -51,6 +54,9 @@ pub struct SnapshotInfo {
     pub sealed: crate::id::SealedMap,
     /// Where it was published: `s3://bucket/key`.
     pub published: Option<String>,
+    /// The project that owns it.
+    #[serde(default = "crate::journal::root_project")]
+    pub project: String,
 }
 
 /// What a new volume shows at first.

@@ -13,6 +13,8 @@ use super::handle::Volume;
 use super::{Origin, SnapshotInfo, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VolumeInfo};
 use crate::catalog::{Catalog, HEAD, MapRow, Txn, keys};
 use crate::engine::View;
+use crate::object::row::signed;
+use crate::object::usage::{self, Delta};
 use crate::object::{Copied, ObjectMeta, Precondition, row as object_row};
 use crate::{
     BLOCK, Entry, Error, Kind, LogId, MapId, Result, SealedMap, Store, Subject, Who, clock,
@@ -147,6 +149,17 @@ impl Store {
             }
         };
         check_length(length_bytes)?;
+        // Held until the pin is made: what a folded map borrows must not be swept before.
+        let _held = match &begin {
+            Some(begin) => Some(self.shared.engine.view(begin.sealed)?),
+            None => None,
+        };
+        let folded = match &begin {
+            Some(begin) => self.shared.engine.folded(begin.sealed)?,
+            None => None,
+        };
+        let below = folded.as_ref().map(|(folded, _)| *folded);
+        let parent = below.or(begin.as_ref().map(|begin| begin.sealed));
         let map = self.shared.catalog.map_ids(1)?;
         let info = VolumeInfo {
             name: name.into(),
@@ -154,6 +167,7 @@ impl Store {
             created_ms: clock::now_ms(),
             map,
             origin: begin.as_ref().map(|begin| begin.label.clone()),
+            project: who.project.clone(),
             writer: None,
         };
         let copied = Copied {
@@ -162,7 +176,8 @@ impl Store {
         };
         let (who, row) = (who.clone(), info.clone());
         let shared_bytes = copied.shared_bytes;
-        self.shared.catalog.transact(move |txn| {
+        let given_up = folded.clone();
+        let created = self.shared.catalog.transact(move |txn| {
             let at = key(VOLUMES, &row.name);
             if txn.get(&at)?.is_some() {
                 let text = format!("volume {:?} exists already; choose another name", row.name);
@@ -173,11 +188,20 @@ impl Store {
             }
             let map_row = MapRow {
                 log: LogId(map.0),
-                parent: begin.as_ref().map(|begin| begin.sealed),
+                parent,
                 length_bytes,
                 borrows: Vec::new(),
                 created_ms: row.created_ms,
             };
+            if let Some((folded, folded_row)) = &folded {
+                txn.put_map(folded.map, folded_row)?;
+            }
+            let delta = Delta {
+                volumes: 1,
+                volume_bytes: signed(length_bytes),
+                ..Delta::default()
+            };
+            usage::charge(txn, &row.project, delta)?;
             txn.put_map(map, &map_row)?;
             txn.pin(map, HEAD, &holder(&row))?;
             txn.put(&at, keys::encode(&row)?);
@@ -188,7 +212,13 @@ impl Store {
                 .detail(row.origin.clone().unwrap_or_default());
             txn.journal(&who, entry)?;
             Ok(())
-        })?;
+        });
+        if created.is_err()
+            && let Some((folded, row)) = given_up
+        {
+            self.abandon(folded, row);
+        }
+        created?;
         Ok((info, copied))
     }
 
@@ -245,6 +275,12 @@ impl Store {
         let (who, name) = (who.clone(), name.to_owned());
         let map = self.shared.catalog.transact(move |txn| {
             let info = volume_row(txn, &name)?;
+            let delta = Delta {
+                volumes: -1,
+                volume_bytes: -signed(info.length_bytes),
+                ..Delta::default()
+            };
+            usage::charge(txn, &info.project, delta)?;
             txn.delete(&key(VOLUMES, &name));
             txn.unpin(info.map, HEAD, &holder(&info))?;
             txn.journal(
@@ -287,6 +323,11 @@ impl Store {
             let mut row = txn
                 .map(map)?
                 .ok_or_else(|| missing(Subject::Volume, "map of volume", &owned))?;
+            let delta = Delta {
+                volume_bytes: signed(length_bytes) - signed(info.length_bytes),
+                ..Delta::default()
+            };
+            usage::charge(txn, &info.project, delta)?;
             row.length_bytes = length_bytes;
             info.length_bytes = length_bytes;
             txn.put_map(map, &row)?;
@@ -339,6 +380,7 @@ impl Store {
             created_ms: clock::now_ms(),
             sealed,
             published: publish.map(|(bucket, key)| format!("s3://{bucket}/{key}")),
+            project: who.project.clone(),
         };
         let publish = publish.map(|(bucket, key)| (bucket.to_owned(), key.to_owned()));
         let (who, row) = (who.clone(), snapshot.clone());
@@ -443,6 +485,6 @@ fn published_meta(snapshot: &SnapshotInfo) -> ObjectMeta {
         etag: format!("{map:016x}{:016x}-1", lsn.0),
         headers: BTreeMap::from([("content-type".into(), "application/octet-stream".into())]),
         user: BTreeMap::from([("infall-snapshot".into(), snapshot.id.clone())]),
-        checksums: BTreeMap::new(),
+        ..ObjectMeta::default()
     }
 }

@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod bodies;
+mod frozen;
+mod history;
+mod kept;
 mod model;
+mod quotas;
+mod renames;
 mod sharing;
+mod versions;
 
 use blockstore::object::{ObjectMeta, Precondition, ReadAt, Upload};
 use blockstore::{Error, Kind, Options, Store, Who};

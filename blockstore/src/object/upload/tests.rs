@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::catalog::MapRow;
+use crate::object::delete::{self, Delete};
 use crate::{LogId, Lsn, MapId, SealedMap};
 
 const MIB: u64 = 1 << 20;
@@ -31,7 +32,13 @@ struct Bench {
 fn bench() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let catalog = Catalog::open(directory.path()).unwrap();
-    bucket::create(&catalog, &Who::server(), "abc").unwrap();
+    bucket::create(
+        &catalog,
+        &Who::server(),
+        "abc",
+        bucket::BucketConfig::default(),
+    )
+    .unwrap();
     let upload = create(
         &catalog,
         &Who::server(),
@@ -144,9 +151,16 @@ fn completing_shares_the_named_parts_and_lets_go_of_the_others() {
 
     let removed = bench
         .catalog
-        .transact(|txn| row::remove(txn, &Who::server(), "abc", "k/ey", &Precondition::default()))
+        .transact(|txn| {
+            let bucket = bucket::expect(txn, "abc")?;
+            let ask = Delete {
+                key: "k/ey".into(),
+                ..Delete::default()
+            };
+            delete::delete(txn, &Who::server(), &bucket, &ask)
+        })
         .unwrap();
-    assert!(removed.is_some());
+    assert!(removed.gone.is_some());
     assert_eq!(bench.loose(), [11, 13, 14, 15, 17]);
     assert_eq!(bench.catalog.count(keys::PINS).unwrap(), 0);
 }

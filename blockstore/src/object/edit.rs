@@ -1,0 +1,883 @@
+//! Editing an object in place: random writes onto a child of its map, published as a new version.
+//!
+//! ```text
+//!               first change            > BUFFERED_BYTES_MAX
+//!   Sealed ───────────────▶ Buffered ───────────────▶ Head ──┐ publish: seal, commit;
+//!  (as opened)  └─────────────── larger body ──────────▶     ◀┘ the head goes on
+//! ```
+//! 1. One editor for a key at a time; a second one is a conflict.
+//! 2. Nobody sees a change before `publish`; then everybody sees all of it. The data is synced before
+//!    the name is committed, and the name is committed only while it still shows what was opened.
+//! 3. A small body is edited in memory and written anew. A larger one is a head on a map whose parent
+//!    is the body it was opened with: no byte is copied. A body that was itself an edit goes on as one
+//!    line of history, so that maps do not pile up and what was overwritten is freed.
+//! 4. A head under edit is pinned by its row under `edit/`; the pin goes with the editor, or at the
+//!    next opening of the store. What was not published by then is gone, and nothing else is.
+
+use super::row::{self, Draft};
+use super::{Body, Object, ObjectMeta, Piece, Precondition, ReadAt};
+use crate::catalog::{Catalog, HEAD, MapRow, keys};
+use crate::engine::Head;
+use crate::image::compose::compose;
+use crate::image::run::{ImageFile, Run, RunKind};
+use crate::volume::{Extent, VOLUME_BYTES_MAX};
+use crate::{
+    BLOCK, Entry, Error, Kind, LEAF, LogId, MapId, Result, SealedMap, Store, Subject, Who, clock,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Bodies up to this many bytes are edited in memory.
+pub const BUFFERED_BYTES_MAX: u64 = 128 << 10;
+/// The longest object an editor makes (S3 user guide, "Amazon S3 multipart upload limits").
+pub const EDIT_BYTES_MAX: u64 = 5 << 40;
+/// Editors at once: what they hold in memory is bounded by it.
+const EDITORS_MAX: usize = 2048;
+/// Maps below one another before an edit begins with a map of its own again.
+const DEPTH_MAX: usize = 8;
+/// The longest body whose map is composed anew: that takes 8 KiB of memory for each MiB.
+const COMPOSED_BYTES_MAX: u64 = 64 << 30;
+/// Room of a head under edit. No volume has it, which tells the two kinds of heads apart.
+const HEAD_BYTES: u64 = VOLUME_BYTES_MAX + LEAF as u64;
+
+/// How an object is opened for editing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EditHow {
+    /// Begin an empty one where there is none; it appears with its first `publish`.
+    pub create: bool,
+    /// With `create`: only where there is none.
+    pub exclusive: bool,
+    /// Begin with no bytes, whatever it holds now.
+    pub truncate: bool,
+}
+
+/// An object opened for writing at any offset. Dropping it forgets what was not published.
+pub struct ObjectEdit {
+    store: Store,
+    place: Mutex<Place>,
+    editing: RwLock<Editing>,
+    /// Whether it gave up its name.
+    orphaned: AtomicBool,
+    length_bytes: AtomicU64,
+    /// Whether the bytes differ from what the name shows.
+    changed: AtomicBool,
+    /// Bytes written since the last publication, for the journal.
+    written_bytes: AtomicU64,
+}
+
+/// Which name is edited; a rename moves it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    bucket: String,
+    key: String,
+}
+
+struct Editing {
+    /// What the name showed when it was opened or last published; `None` before the first time.
+    base: Option<Object>,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Sealed(Arc<dyn ReadAt>),
+    Buffered(Vec<u8>),
+    Head(EditHead),
+}
+
+struct EditHead {
+    map: MapId,
+    head: Head,
+    /// Whether something was written since the last seal.
+    unsealed: AtomicBool,
+}
+
+/// Who edits what.
+#[derive(Default)]
+pub(crate) struct Editors {
+    open: Mutex<HashMap<Place, String>>,
+}
+
+/// A head that an editor holds, so that the next opening of the store can let it go.
+#[derive(Serialize, Deserialize)]
+struct EditRow {
+    bucket: String,
+    key: String,
+}
+
+/// Where a head under edit begins.
+enum Begin {
+    Empty,
+    /// The line of history that the body already is the end of.
+    Continue(SealedMap),
+    Child(SealedMap),
+    Composed(SealedMap, MapRow),
+}
+
+impl Store {
+    /// Opens an object for writing. [`Kind::Conflict`] while another editor has it; NotFound where it
+    /// is missing and `how` does not create it; [`Kind::Precondition`] where it exists and must not.
+    pub fn object_edit(
+        &self,
+        who: &Who,
+        bucket: &str,
+        key: &str,
+        how: EditHow,
+    ) -> Result<ObjectEdit> {
+        row::check_key(key)?;
+        self.shared.engine.admit_write()?;
+        let place = Place {
+            bucket: bucket.into(),
+            key: key.into(),
+        };
+        self.shared.edits.take(&place, &who.actor)?;
+        match self.opened(&place, how) {
+            Ok(editing) => {
+                let length_bytes = editing.length_bytes();
+                let changed = editing.base.is_none() || how.truncate;
+                Ok(ObjectEdit {
+                    store: self.clone(),
+                    place: Mutex::new(place),
+                    editing: RwLock::new(editing),
+                    orphaned: AtomicBool::new(false),
+                    length_bytes: AtomicU64::new(length_bytes),
+                    changed: AtomicBool::new(changed),
+                    written_bytes: AtomicU64::new(0),
+                })
+            }
+            Err(error) => {
+                self.shared.edits.release(&place);
+                Err(error)
+            }
+        }
+    }
+
+    /// Who edits an object now.
+    pub fn object_editor(&self, bucket: &str, key: &str) -> Option<String> {
+        let place = Place {
+            bucket: bucket.into(),
+            key: key.into(),
+        };
+        self.shared.edits.open().get(&place).cloned()
+    }
+
+    fn opened(&self, place: &Place, how: EditHow) -> Result<Editing> {
+        let Place { bucket, key } = place;
+        let (base, reader) = match self.object_open(bucket, key) {
+            Ok((object, _)) if how.create && how.exclusive => {
+                let text = format!(
+                    "{bucket}/{key} exists already ({} bytes); choose another key",
+                    object.length_bytes
+                );
+                return Err(Error::new(Kind::Precondition, Subject::Object, text));
+            }
+            Ok((object, reader)) => (Some(object), Some(reader)),
+            Err(error)
+                if error.kind() == Kind::NotFound
+                    && error.subject() == Subject::Object
+                    && how.create =>
+            {
+                (None, None)
+            }
+            Err(error) => return Err(error),
+        };
+        let bytes = match reader {
+            Some(reader) if !how.truncate => Bytes::Sealed(reader),
+            _ => Bytes::Buffered(Vec::new()),
+        };
+        Ok(Editing { base, bytes })
+    }
+}
+
+/// Lets go of the heads that editors of earlier runs held. Called once, at the opening of the store.
+pub(crate) fn sweep_unfinished(catalog: &Catalog) -> Result<usize> {
+    catalog.transact(|txn| {
+        let rows = txn.scan_prefix(keys::EDITS, usize::MAX)?;
+        for (key, _) in &rows {
+            let map = MapId(keys::number_behind(keys::EDITS, key)?);
+            txn.delete(key);
+            txn.unpin(map, HEAD, &holder(map))?;
+        }
+        Ok(rows.len())
+    })
+}
+
+fn holder(map: MapId) -> String {
+    format!("edit:{}", map.0)
+}
+
+impl Editors {
+    fn open(&self) -> MutexGuard<'_, HashMap<Place, String>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, place: &Place, actor: &str) -> Result<()> {
+        let mut open = self.open();
+        if let Some(other) = open.get(place) {
+            let text = format!(
+                "{}/{} is being written by {other}; close it there first",
+                place.bucket, place.key
+            );
+            return Err(Error::new(Kind::Conflict, Subject::Object, text));
+        }
+        if open.len() >= EDITORS_MAX {
+            let text =
+                format!("{EDITORS_MAX} objects are being written, the most; close one first");
+            return Err(Error::new(Kind::Unavailable, Subject::Store, text));
+        }
+        open.insert(place.clone(), actor.into());
+        Ok(())
+    }
+
+    fn release(&self, place: &Place) {
+        self.open().remove(place);
+    }
+
+    /// The editor of `from` is the editor of `to` from now on.
+    fn rename(&self, from: &Place, to: &Place) -> Result<()> {
+        let mut open = self.open();
+        if from != to && open.contains_key(to) {
+            let text = format!("{}/{} is being written; close it first", to.bucket, to.key);
+            return Err(Error::new(Kind::Conflict, Subject::Object, text));
+        }
+        if let Some(actor) = open.remove(from) {
+            open.insert(to.clone(), actor);
+        }
+        Ok(())
+    }
+}
+
+impl Editing {
+    fn length_bytes(&self) -> u64 {
+        match (&self.bytes, &self.base) {
+            (Bytes::Sealed(reader), _) => reader.length_bytes(),
+            (Bytes::Buffered(bytes), _) => bytes.len() as u64,
+            (Bytes::Head(_), Some(base)) => base.length_bytes,
+            (Bytes::Head(_), None) => 0,
+        }
+    }
+}
+
+impl ObjectEdit {
+    /// The bucket it is in.
+    pub fn bucket(&self) -> String {
+        self.place().bucket.clone()
+    }
+
+    /// The key it is published under.
+    pub fn key(&self) -> String {
+        self.place().key.clone()
+    }
+
+    /// The object as it was opened or last published; `None` for one that is not published yet.
+    pub fn published(&self) -> Option<Object> {
+        self.shared().base.clone()
+    }
+
+    /// Bytes, those not published yet among them.
+    pub fn length_bytes(&self) -> u64 {
+        self.length_bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether there is something to publish: a new object, or other bytes.
+    pub fn is_changed(&self) -> bool {
+        self.changed.load(Ordering::Acquire)
+    }
+
+    /// Writes at any offset; bytes between the end and `offset` become zeroes.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let end = bounded(offset, bytes.len() as u64)?;
+        // Beside other readers and writers, which the head puts in order by itself.
+        let shared = self.shared();
+        let done = match &shared.bytes {
+            Bytes::Head(head) => Some(self.write_head(head, offset, bytes)),
+            Bytes::Sealed(_) | Bytes::Buffered(_) => None,
+        };
+        drop(shared);
+        match done {
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => {
+                self.cut_behind_end(end);
+                Err(error)
+            }
+            None => self.write_alone(offset, end, bytes),
+        }
+    }
+
+    fn write_alone(&self, offset: u64, end: u64, bytes: &[u8]) -> Result<()> {
+        let mut editing = self.alone();
+        self.prepare(&mut editing, end)?;
+        match &mut editing.bytes {
+            Bytes::Buffered(buffer) => {
+                let (from, upto) = (index(offset), index(end));
+                if buffer.len() < upto {
+                    buffer.resize(upto, 0);
+                }
+                buffer[from..upto].copy_from_slice(bytes);
+                self.wrote(end, bytes.len());
+                Ok(())
+            }
+            Bytes::Head(head) => self.write_head(head, offset, bytes),
+            Bytes::Sealed(_) => Err(unprepared()),
+        }
+    }
+
+    /// The caller holds the lock until the length has followed: nothing is sealed in between.
+    fn write_head(&self, head: &EditHead, offset: u64, bytes: &[u8]) -> Result<()> {
+        head.unsealed.store(true, Ordering::Release);
+        let engine = &self.store.shared.engine;
+        engine.write_bytes(&head.head, offset, bytes)?;
+        self.wrote(offset + bytes.len() as u64, bytes.len());
+        Ok(())
+    }
+
+    fn wrote(&self, end: u64, count: usize) {
+        self.length_bytes.fetch_max(end, Ordering::AcqRel);
+        self.written_bytes
+            .fetch_add(count as u64, Ordering::Relaxed);
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// A write that failed may have left bytes behind the end, where only zeroes may come to light.
+    fn cut_behind_end(&self, end: u64) {
+        let editing = self.alone();
+        let length_bytes = self.length_bytes();
+        if let Bytes::Head(head) = &editing.bytes
+            && length_bytes < end
+            && let Err(error) = self.zero_head(head, length_bytes, end)
+        {
+            tracing::debug!(error = error.chain(), "a failed write is not undone");
+        }
+    }
+
+    /// Makes the part of the range that lies before the end read as zeroes, and frees whole blocks.
+    pub fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        let mut editing = self.alone();
+        let all = self.length_bytes();
+        let end = bounded(offset, length)?.min(all);
+        if offset >= end {
+            return Ok(());
+        }
+        self.prepare(&mut editing, all)?;
+        match &mut editing.bytes {
+            Bytes::Buffered(buffer) => buffer[index(offset)..index(end)].fill(0),
+            Bytes::Head(head) => self.zero_head(head, offset, end)?,
+            Bytes::Sealed(_) => return Err(unprepared()),
+        }
+        self.changed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Cuts or lengthens (with zeroes) to this many bytes.
+    pub fn truncate(&self, length_bytes: u64) -> Result<()> {
+        bounded(length_bytes, 0)?;
+        let mut editing = self.alone();
+        let before = self.length_bytes();
+        if length_bytes == before {
+            return Ok(());
+        }
+        if let Bytes::Sealed(reader) = &editing.bytes
+            && length_bytes <= BUFFERED_BYTES_MAX
+        {
+            // What is left is small, however long the old body was.
+            let mut buffer = vec![0; index(length_bytes.min(before))];
+            reader.read_at(0, &mut buffer)?;
+            editing.bytes = Bytes::Buffered(buffer);
+        }
+        self.prepare_to(&mut editing, length_bytes)?;
+        match &mut editing.bytes {
+            Bytes::Buffered(buffer) => buffer.resize(index(length_bytes), 0),
+            // A last block that is shown in part holds zeroes behind the end.
+            Bytes::Head(head) if length_bytes < before => {
+                self.zero_head(head, length_bytes, before.next_multiple_of(BLOCK as u64))?;
+            }
+            Bytes::Head(_) => {}
+            Bytes::Sealed(_) => return Err(unprepared()),
+        }
+        self.length_bytes.store(length_bytes, Ordering::Release);
+        self.changed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Fills `buffer` from `offset`, with what was written here; [`Kind::Invalid`] past the end.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let editing = self.shared();
+        let length_bytes = self.length_bytes();
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > length_bytes) {
+            let text = format!(
+                "{} bytes from {offset} reach behind the end at {length_bytes}",
+                buffer.len()
+            );
+            return Err(Error::new(Kind::Invalid, Subject::Range, text));
+        }
+        match &editing.bytes {
+            Bytes::Sealed(reader) => reader.read_at(offset, buffer),
+            Bytes::Buffered(bytes) => {
+                let from = index(offset);
+                buffer.copy_from_slice(&bytes[from..from + buffer.len()]);
+                Ok(())
+            }
+            Bytes::Head(head) => self.store.shared.engine.read(&head.head, offset, buffer),
+        }
+    }
+
+    /// Allocation of `offset..offset+length`, which must lie before the end: adjoining runs in order,
+    /// at most `max`, never nothing. A body that is not on a head yet is one run of data.
+    pub fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        let editing = self.shared();
+        if let Bytes::Head(head) = &editing.bytes {
+            let engine = &self.store.shared.engine;
+            return engine.extents(&head.head, offset, length, max);
+        }
+        Ok(vec![Extent {
+            offset,
+            length,
+            data: true,
+        }])
+    }
+
+    /// Syncs what was written and commits it under the name, in one catalog transaction; the editor
+    /// goes on from there. An empty ETag in `meta` gets one of the store's.
+    ///
+    /// [`Kind::Precondition`] where the name no longer shows what was opened: the editor keeps its
+    /// bytes, and can only be dropped.
+    pub fn publish(&self, who: &Who, mut meta: ObjectMeta) -> Result<Object> {
+        let mut editing = self.alone();
+        let Place { bucket, key } = self.place().clone();
+        if self.orphaned.load(Ordering::Acquire) {
+            let text = format!("{bucket}/{key} was removed while it was written");
+            return Err(Error::new(Kind::Precondition, Subject::Object, text));
+        }
+        if meta.etag.is_empty() {
+            meta.etag = match (&editing.bytes, &editing.base) {
+                (Bytes::Sealed(_), Some(base)) => base.meta.etag.clone(),
+                // As every map view's: no MD5 of the bytes, and never twice the same.
+                _ => format!("{:032x}-1", rand::random::<u128>()),
+            };
+        }
+        let condition = match &editing.base {
+            Some(base) => Precondition {
+                if_match: vec![base.meta.etag.clone()],
+                ..Precondition::default()
+            },
+            None => Precondition {
+                if_none_match: vec!["*".into()],
+                ..Precondition::default()
+            },
+        };
+        let published = match &editing.bytes {
+            Bytes::Sealed(reader) => {
+                self.publish_again(who, &editing, reader.as_ref(), meta, &condition)
+            }
+            Bytes::Buffered(bytes) => {
+                let mut writer = self.store.object_writer(&bucket)?;
+                writer.write(bytes)?;
+                writer.commit(who, &key, meta, &condition)
+            }
+            Bytes::Head(head) => self.publish_head(who, head, meta, &condition),
+        };
+        let object = published.map_err(|error| match error.kind() {
+            Kind::Precondition | Kind::NotFound if error.subject() == Subject::Object => {
+                let text = format!(
+                    "{bucket}/{key} is not what it was when it was opened for writing; open it again"
+                );
+                Error::new(Kind::Precondition, Subject::Object, text).because(error)
+            }
+            _ => error,
+        })?;
+        editing.base = Some(object.clone());
+        self.changed.store(false, Ordering::Release);
+        self.written_bytes.store(0, Ordering::Relaxed);
+        Ok(object)
+    }
+
+    /// The object was renamed meanwhile, from the editor's present name to this one: it goes on there.
+    pub fn renamed(&self, bucket: &str, key: &str) -> Result<()> {
+        let mut editing = self.alone();
+        let target = Place {
+            bucket: bucket.into(),
+            key: key.into(),
+        };
+        if editing.base.is_some() {
+            let now = self.store.object_head(bucket, key)?;
+            editing.base = Some(now);
+        }
+        let mut place = self.place();
+        self.store.shared.edits.rename(&place, &target)?;
+        *place = target;
+        Ok(())
+    }
+
+    /// Gives up the name, which somebody is about to remove or replace: it is free for another editor.
+    /// The bytes stay here, are never published, and go with this editor.
+    pub fn orphan(&self) -> Result<()> {
+        let mut editing = self.alone();
+        if matches!(editing.bytes, Bytes::Sealed(_)) {
+            // Once the name is gone, nothing else holds the body that a first write would be over.
+            self.prepare(&mut editing, 0)?;
+        }
+        if !self.orphaned.swap(true, Ordering::AcqRel) {
+            self.store.shared.edits.release(&self.place());
+        }
+        Ok(())
+    }
+
+    /// Forgets what was not published.
+    pub fn abandon(self) {
+        drop(self);
+    }
+
+    // ---- locks
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Editing> {
+        self.editing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn alone(&self) -> RwLockWriteGuard<'_, Editing> {
+        self.editing.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- from one form into the next
+
+    /// Makes the bytes writable up to `end`.
+    fn prepare(&self, editing: &mut Editing, end: u64) -> Result<()> {
+        self.prepare_to(editing, self.length_bytes().max(end))
+    }
+
+    /// The same where they will have `length_bytes`.
+    fn prepare_to(&self, editing: &mut Editing, length_bytes: u64) -> Result<()> {
+        if let Bytes::Sealed(reader) = &editing.bytes
+            && reader.length_bytes() <= BUFFERED_BYTES_MAX
+        {
+            let mut buffer = vec![0; index(reader.length_bytes())];
+            reader.read_at(0, &mut buffer)?;
+            editing.bytes = Bytes::Buffered(buffer);
+        }
+        match &editing.bytes {
+            Bytes::Head(_) => Ok(()),
+            Bytes::Buffered(_) if length_bytes <= BUFFERED_BYTES_MAX => Ok(()),
+            Bytes::Sealed(reader) => {
+                let begin = self.begin(editing.base.as_ref(), reader)?;
+                editing.bytes = Bytes::Head(self.begin_head(begin, editing.base.as_ref())?);
+                Ok(())
+            }
+            Bytes::Buffered(buffer) => {
+                let head = self.begin_head(Begin::Empty, None)?;
+                head.unsealed.store(true, Ordering::Release);
+                let written = self.store.shared.engine.write_bytes(&head.head, 0, buffer);
+                match written {
+                    Ok(()) => {
+                        editing.bytes = Bytes::Head(head);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        self.end_head(&head);
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a head over this body begins with.
+    fn begin(&self, base: Option<&Object>, reader: &Arc<dyn ReadAt>) -> Result<Begin> {
+        let catalog = &self.store.shared.catalog;
+        let pieces = match base.map(|base| &base.body) {
+            Some(Body::Map(sealed)) => {
+                if let Some(row) = catalog.map(sealed.map)?
+                    && row.length_bytes == HEAD_BYTES
+                    && !catalog.cuts(sealed.map)?.contains(&HEAD)
+                {
+                    return Ok(Begin::Continue(*sealed));
+                }
+                if depth(catalog, *sealed)? < DEPTH_MAX {
+                    return Ok(Begin::Child(*sealed));
+                }
+                vec![Piece {
+                    sealed: *sealed,
+                    offset_bytes: 0,
+                    length_bytes: sealed.length_bytes,
+                }]
+            }
+            Some(Body::Concat(pieces)) => pieces.clone(),
+            // A body in the catalog is edited in memory until it outgrows it.
+            Some(Body::Inline) | None => return Err(unprepared()),
+        };
+        let length_bytes = reader.length_bytes();
+        if length_bytes > COMPOSED_BYTES_MAX {
+            let text = format!(
+                "{} consists of many pieces and has {length_bytes} bytes; up to {COMPOSED_BYTES_MAX} can be edited in place: copy it to one piece first",
+                self.place().key
+            );
+            return Err(Error::new(Kind::Unsupported, Subject::Object, text));
+        }
+        let mut composer = self.store.shared.engine.composer()?;
+        let image = ImageFile {
+            file: reader.as_ref(),
+            packing: None,
+        };
+        let all = Run {
+            guest_offset: 0,
+            length: length_bytes,
+            kind: RunKind::Stored { file_offset: 0 },
+        };
+        compose(&mut composer, &pieces, image, std::iter::once(Ok(all)))?;
+        let (sealed, row) = composer.finish(length_bytes)?;
+        Ok(Begin::Composed(sealed, row))
+    }
+
+    /// Makes the head and pins it, in one transaction in which the name still shows `base`.
+    fn begin_head(&self, begin: Begin, base: Option<&Object>) -> Result<EditHead> {
+        let shared = &self.store.shared;
+        shared.engine.admit_write()?;
+        let continued = match &begin {
+            Begin::Continue(sealed) => Some(*sealed),
+            Begin::Empty | Begin::Child(_) | Begin::Composed(..) => None,
+        };
+        let map = match continued {
+            Some(sealed) => sealed.map,
+            None => shared.catalog.map_ids(1)?,
+        };
+        let Place { bucket, key } = self.place().clone();
+        let body = base.map(|base| base.body.clone());
+        let composed = match &begin {
+            Begin::Composed(sealed, row) => Some((*sealed, row.clone())),
+            Begin::Empty | Begin::Child(_) | Begin::Continue(_) => None,
+        };
+        let begun = shared.catalog.transact(move |txn| {
+            if let Some(body) = body {
+                let now = row::read(txn, &bucket, &key)?;
+                if now.is_none_or(|now| now.object.body != body) {
+                    let text = format!(
+                        "{bucket}/{key} was replaced while it was opened for writing; open it again"
+                    );
+                    return Err(Error::new(Kind::Precondition, Subject::Object, text));
+                }
+            }
+            let parent = match begin {
+                Begin::Empty => None,
+                Begin::Child(sealed) => Some(sealed),
+                Begin::Composed(sealed, row) => {
+                    txn.put_map(sealed.map, &row)?;
+                    Some(sealed)
+                }
+                Begin::Continue(sealed) => {
+                    if txn.cuts(sealed.map)?.contains(&HEAD) {
+                        return Ok(false);
+                    }
+                    None
+                }
+            };
+            if continued.is_none() {
+                let row = MapRow {
+                    log: LogId(map.0),
+                    parent,
+                    length_bytes: HEAD_BYTES,
+                    borrows: Vec::new(),
+                    created_ms: clock::now_ms(),
+                };
+                txn.put_map(map, &row)?;
+            }
+            txn.pin(map, HEAD, &holder(map))?;
+            txn.put(&keys::edit(map), keys::encode(&EditRow { bucket, key })?);
+            Ok(true)
+        });
+        if begun.is_err()
+            && let Some((sealed, row)) = composed
+        {
+            self.store.abandon(sealed, row);
+        }
+        if begun? {
+            let head = EditHead {
+                map,
+                head: shared.engine.head(map)?,
+                unsealed: AtomicBool::new(false),
+            };
+            if continued.is_none_or(|sealed| shared.engine.ends_with(&head.head, sealed.lsn)) {
+                return Ok(head);
+            }
+            // Somebody wrote on behind this body: another object's edit, or one that was given up.
+            self.end_head(&head);
+        }
+        match continued {
+            Some(sealed) => self.begin_head(Begin::Child(sealed), base),
+            None => Err(unprepared()),
+        }
+    }
+
+    fn zero_head(&self, head: &EditHead, from: u64, upto: u64) -> Result<()> {
+        head.unsealed.store(true, Ordering::Release);
+        let engine = &self.store.shared.engine;
+        engine.zero_bytes(&head.head, from, upto - from)
+    }
+
+    // ---- publishing
+
+    /// The same body once more, under other metadata.
+    fn publish_again(
+        &self,
+        who: &Who,
+        editing: &Editing,
+        reader: &dyn ReadAt,
+        meta: ObjectMeta,
+        condition: &Precondition,
+    ) -> Result<Object> {
+        let Some(base) = editing.base.clone() else {
+            return Err(unprepared());
+        };
+        let mut inline = Vec::new();
+        if base.body == Body::Inline {
+            inline.resize(index(reader.length_bytes()), 0);
+            reader.read_at(0, &mut inline)?;
+        }
+        let draft = Draft {
+            bucket: base.bucket.clone(),
+            key: base.key.clone(),
+            meta,
+            length_bytes: base.length_bytes,
+            parts: base.parts.clone(),
+            body: base.body.clone(),
+            inline,
+            identity: None,
+        };
+        let entry = Entry::new("object.put", row::subject(&base.bucket, &base.key))
+            .bytes("written", 0)
+            .bytes("shared", base.length_bytes)
+            .detail("edited");
+        let (who, condition) = (who.clone(), condition.clone());
+        let shared = &self.store.shared;
+        let object = shared.catalog.transact(move |txn| {
+            let now = row::read(txn, &base.bucket, &base.key)?;
+            if now.is_none_or(|now| now.object.body != base.body) {
+                return Err(row::missing(&base.bucket, &base.key));
+            }
+            row::put(txn, &who, draft, &condition, entry)
+        })?;
+        shared.engine.sweep_soon();
+        Ok(object)
+    }
+
+    fn publish_head(
+        &self,
+        who: &Who,
+        head: &EditHead,
+        meta: ObjectMeta,
+        condition: &Precondition,
+    ) -> Result<Object> {
+        let Place { bucket, key } = self.place().clone();
+        let shared = &self.store.shared;
+        let sealed = SealedMap {
+            length_bytes: self.length_bytes(),
+            ..shared.engine.seal(&head.head)?
+        };
+        let entry = Entry::new("object.put", row::subject(&bucket, &key))
+            .bytes("written", self.written_bytes.load(Ordering::Relaxed))
+            .detail("edited");
+        let draft = Draft::of_map(&bucket, &key, meta, sealed);
+        let (who, condition) = (who.clone(), condition.clone());
+        let committed = shared
+            .catalog
+            .transact(move |txn| row::put(txn, &who, draft, &condition, entry));
+        // Committed or not, from here on the catalog's answer counts.
+        shared.engine.sealed(&head.head, sealed.lsn)?;
+        let object = committed?;
+        head.unsealed.store(false, Ordering::Release);
+        shared.engine.sweep_soon();
+        Ok(object)
+    }
+
+    /// Ends the pin of a head; what was not published goes with it.
+    fn end_head(&self, head: &EditHead) {
+        let shared = &self.store.shared;
+        let map = head.map;
+        let settled = if head.unsealed.load(Ordering::Acquire) {
+            // Whoever goes on with this line of history must see all of it in the index.
+            shared.engine.settle()
+        } else {
+            Ok(())
+        };
+        let ended = settled.and_then(|()| {
+            shared.catalog.transact(move |txn| {
+                txn.delete(&keys::edit(map));
+                txn.unpin(map, HEAD, &holder(map))
+            })
+        });
+        shared.engine.drop_head(map);
+        match ended {
+            Ok(()) => shared.engine.sweep_soon(),
+            // The next opening finds its row.
+            Err(error) => {
+                tracing::warn!(%map, error = error.chain(), "an edited map stays pinned until restart");
+            }
+        }
+    }
+}
+
+impl Drop for ObjectEdit {
+    fn drop(&mut self) {
+        let editing = self.alone();
+        if let Bytes::Head(head) = &editing.bytes {
+            self.end_head(head);
+        }
+        drop(editing);
+        if !self.orphaned.load(Ordering::Acquire) {
+            self.store.shared.edits.release(&self.place());
+        }
+    }
+}
+
+impl ReadAt for ObjectEdit {
+    fn length_bytes(&self) -> u64 {
+        Self::length_bytes(self)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        Self::read_at(self, offset, buffer)
+    }
+}
+
+/// How many maps lie below one another, up to where it matters.
+fn depth(catalog: &Catalog, sealed: SealedMap) -> Result<usize> {
+    let (mut depth, mut map) = (1, sealed.map);
+    while depth < DEPTH_MAX
+        && let Some(row) = catalog.map(map)?
+        && let Some(parent) = row.parent
+    {
+        depth += 1;
+        map = parent.map;
+    }
+    Ok(depth)
+}
+
+fn bounded(offset: u64, length: u64) -> Result<u64> {
+    match offset.checked_add(length) {
+        Some(end) if end <= EDIT_BYTES_MAX => Ok(end),
+        _ => {
+            let text = format!(
+                "{length} bytes at {offset} end behind {EDIT_BYTES_MAX} (5 TiB), the longest an object can be"
+            );
+            Err(Error::new(Kind::Invalid, Subject::Range, text))
+        }
+    }
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+fn unprepared() -> Error {
+    Error::new(
+        Kind::Internal,
+        Subject::Object,
+        "an editor was not made writable before it was written",
+    )
+}
