@@ -33,6 +33,9 @@ pub struct Credentials {
     pub access_key: String,
     /// 40 characters.
     pub secret_key: String,
+    /// What is shown beside a key that is good for a while only; the root key has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<String>,
 }
 
 /// Why there are no credentials.
@@ -90,7 +93,15 @@ impl Credentials {
         Self {
             access_key,
             secret_key,
+            session_token: None,
         }
+    }
+
+    /// `<access key>:<secret key>[:<session token>]`, as every door takes it behind `Bearer`.
+    pub fn bearer(&self) -> String {
+        let token = self.session_token.iter();
+        let token: String = token.map(|token| format!(":{token}")).collect();
+        format!("{}:{}{token}", self.access_key, self.secret_key)
     }
 
     /// Reads the pair kept in `path`, or makes one there. The flag says whether it was made now:
@@ -114,6 +125,32 @@ impl Credentials {
                     })
             }
         }
+    }
+
+    /// Keeps this pair in `path` instead of the one that is there, all at once.
+    pub(crate) fn replace(&self, path: &Path) -> Result<(), CredentialsError> {
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(".new");
+        let fresh = PathBuf::from(fresh);
+        let io = |what, source| CredentialsError::Io {
+            what,
+            path: path.into(),
+            source,
+        };
+        match std::fs::remove_file(&fresh) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(io("tidy up beside", source));
+            }
+            _ => {}
+        }
+        self.create(&fresh)?;
+        std::fs::rename(&fresh, path).map_err(|source| io("replace", source))?;
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))
+            .and_then(|directory| directory.sync_all())
+            .map_err(|source| io("sync the directory of", source))
     }
 
     /// Whether `token` is `<access key>:<secret key>`, as the JSON API wants it behind `Bearer`.

@@ -11,17 +11,37 @@
 //! 1. Every door asks [`Access`], and nobody else decides.
 //! 2. Denied by default; an explicit deny wins over any allow.
 //! 3. A secret or a token never reaches a log, an error or the journal.
+//!
+//! [`policy`] is the language and its evaluation, [`identity`] who there is and what they were given;
+//! how both become a decision is in `decide.rs`, its record in `audit.rs`.
 
+mod audit;
 mod caller;
 mod credentials;
+mod decide;
+pub mod federation;
+pub mod identity;
+mod owners;
+pub mod policy;
 mod resource;
+mod tickets;
 
 pub use caller::{Caller, Origin, Principal};
 pub use credentials::{Credentials, CredentialsError};
+pub use decide::Need;
+pub use identity::{Begin, Session, SessionSubject};
 pub use resource::Resource;
+pub use tickets::{TICKET_LIFETIME_MAX, Ticket};
 
-use blockstore::{Error, Kind, Result, Store, Subject};
-use std::sync::Arc;
+use audit::Audit;
+use blockstore::{Result, Store};
+use decide::ResourcePolicies;
+use identity::now_ms;
+use identity::sessions::Sessions;
+use identity::snapshot::Snapshot;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use subtle::ConstantTimeEq;
 
 /// The one place where doors learn who asks and whether they may; a cheap handle.
 #[derive(Clone)]
@@ -30,9 +50,15 @@ pub struct Access {
 }
 
 struct Inner {
-    #[allow(dead_code, reason = "identities and the audit are kept in it")]
     store: Store,
-    root: Credentials,
+    root: RwLock<Credentials>,
+    root_file: OnceLock<PathBuf>,
+    snapshot: RwLock<Arc<Snapshot>>,
+    sessions: Sessions,
+    /// Held while a change is made.
+    writing: Mutex<()>,
+    resource_policies: RwLock<ResourcePolicies>,
+    audit: Audit,
 }
 
 /// Why a key or a token shows nobody.
@@ -65,55 +91,128 @@ pub struct Key {
 impl Access {
     /// Reads the identities in `store`; `root` is the operator's own key.
     pub fn open(store: Store, root: Credentials) -> Result<Self> {
+        let snapshot = Snapshot::read(&store, &Snapshot::default())?;
+        let sessions = Sessions::read(&store)?;
+        let audit = Audit::start(store.clone())?;
         Ok(Self {
-            inner: Arc::new(Inner { store, root }),
+            inner: Arc::new(Inner {
+                store,
+                root: RwLock::new(root),
+                root_file: OnceLock::new(),
+                snapshot: RwLock::new(Arc::new(snapshot)),
+                sessions,
+                writing: Mutex::default(),
+                resource_policies: RwLock::default(),
+                audit,
+            }),
         })
+    }
+
+    /// Says where the root key is kept, so that it can be rotated.
+    pub fn keep_root_in(&self, file: PathBuf) {
+        // Said once, by whoever opened it.
+        let _ = self.inner.root_file.set(file);
+    }
+
+    /// Waits until every decision made so far is in the journal. To be called before the store is
+    /// closed.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.audit.flush()
     }
 
     /// The secret behind an access key, for whoever verifies a signature with it, and who it stands
     /// for. `token` is the session token that was shown with it, if any.
     pub fn key(&self, access_key: &str, token: Option<&str>) -> Result<Key, Unknown> {
-        if access_key != self.inner.root.access_key {
+        let root = self.root();
+        if access_key == root.access_key {
+            return no_token(token).map(|()| Key {
+                secret: root.secret_key,
+                principal: Principal::Root,
+            });
+        }
+        if let Some(live) = self.inner.sessions.get(access_key) {
+            if !token.is_some_and(|token| live.is_token(token)) {
+                return Err(Unknown::Token);
+            }
+            if live.row.expires_ms <= now_ms() || !self.is_there(&live.principal()) {
+                return Err(Unknown::Expired);
+            }
+            return Ok(Key {
+                secret: live.row.secret.reveal().to_owned(),
+                principal: live.principal(),
+            });
+        }
+        let snapshot = self.snapshot();
+        let key = snapshot.keys.get(access_key).ok_or(Unknown::Key)?;
+        no_token(token)?;
+        let principal = Principal::User {
+            name: key.user.clone(),
+            project: key.project.clone(),
+        };
+        if !self.is_there(&principal) {
             return Err(Unknown::Key);
         }
-        if token.is_some() {
-            return Err(Unknown::Token);
+        if !key.active {
+            return Err(Unknown::Inactive);
         }
         Ok(Key {
-            secret: self.inner.root.secret_key.clone(),
-            principal: Principal::Root,
+            secret: key.secret.reveal().to_owned(),
+            principal,
         })
     }
 
     /// Who shows `<access key>:<secret key>[:<session token>]` behind `Bearer`.
     pub fn bearer(&self, shown: &str) -> Result<Principal, Unknown> {
-        if self.inner.root.verify_bearer(shown) {
-            return Ok(Principal::Root);
+        let (access_key, rest) = shown.split_once(':').ok_or(Unknown::Key)?;
+        let (secret, token) = match rest.split_once(':') {
+            Some((secret, token)) => (secret, Some(token)),
+            None => (rest, None),
+        };
+        let found = self.key(access_key, token);
+        // Whether a key exists, is switched off or has expired is told only to who has its secret.
+        let owns = |known: &str| bool::from(known.as_bytes().ct_eq(secret.as_bytes()));
+        match found {
+            Ok(key) if owns(&key.secret) => Ok(key.principal),
+            Ok(_) => Err(Unknown::Key),
+            Err(why) => match self.secret(access_key) {
+                Some(known) if owns(&known) => Err(why),
+                _ => Err(Unknown::Key),
+            },
         }
-        Err(Unknown::Key)
     }
 
-    /// Whether `caller` may do `action` (`s3:GetObject`, `volume:Attach`, `vm:Run`) to `resource`.
-    /// `context` holds condition keys the door knows beside the caller's own (`s3:prefix`).
-    /// Records the decision; Denied names the action and the resource, and no rule of somebody else's.
-    pub fn authorize(
-        &self,
-        caller: &Caller,
-        action: &str,
-        resource: &Resource<'_>,
-        context: &[(&str, &str)],
-    ) -> Result<()> {
-        let _ = context;
-        match caller.principal {
-            Principal::Root => Ok(()),
-            _ => Err(Error::new(
-                Kind::Denied,
-                Subject::Identity,
-                format!(
-                    "{} may not {action} on {resource}: no policy allows it",
-                    caller.principal
-                ),
-            )),
+    /// The secret of a key, whatever state it is in.
+    fn secret(&self, access_key: &str) -> Option<String> {
+        let root = self.root();
+        if access_key == root.access_key {
+            return Some(root.secret_key);
         }
+        if let Some(live) = self.inner.sessions.get(access_key) {
+            return Some(live.row.secret.reveal().to_owned());
+        }
+        let snapshot = self.snapshot();
+        let key = snapshot.keys.get(access_key)?;
+        Some(key.secret.reveal().to_owned())
+    }
+
+    fn root(&self) -> Credentials {
+        let root = self.inner.root.read();
+        root.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the user or role behind a key is there still.
+    fn is_there(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::User { name, project } => self.user(project, name).is_ok(),
+            Principal::Session { role, project, .. } => self.role(project, role).is_ok(),
+            Principal::Anonymous | Principal::Root | Principal::Service { .. } => true,
+        }
+    }
+}
+
+fn no_token(token: Option<&str>) -> Result<(), Unknown> {
+    match token {
+        None => Ok(()),
+        Some(_) => Err(Unknown::Token),
     }
 }
