@@ -5,11 +5,12 @@
 //!    that a kernel which takes back a few entries finds them in the page still held; a jump
 //!    further back lists from the beginning.
 
+use super::bucket_file::Files;
 use super::failure::Result;
 use super::inode::{Node, Version};
 use super::keys;
 use blockstore::Store;
-use blockstore::object::{ListPage, ListQuery};
+use blockstore::object::{ListPage, ListQuery, Object};
 use blockstore::volume::VolumeInfo;
 use std::collections::HashSet;
 
@@ -66,11 +67,17 @@ impl Listing {
         }
     }
 
+    /// Which directory it is of.
+    pub(super) fn directory(&self) -> &Node {
+        &self.directory
+    }
+
     /// Shows entries from position `at` on, each with the position behind it, until `show` says
     /// that it is full or the page ends. Nothing is shown at the end of the directory only.
     pub(super) fn visit(
         &mut self,
         store: &Store,
+        files: &Files,
         at: u64,
         show: &mut dyn FnMut(u64, &Entry) -> bool,
     ) -> Result<()> {
@@ -81,7 +88,7 @@ impl Listing {
             let Some(from) = &self.page.next else {
                 return Ok(());
             };
-            let (entries, next) = load(store, &self.directory, from)?;
+            let (entries, next) = load(store, files, &self.directory, from)?;
             self.page = Page {
                 first: self.page.end(),
                 entries,
@@ -101,7 +108,12 @@ impl Listing {
 }
 
 /// One page of a directory, and where the next begins.
-fn load(store: &Store, directory: &Node, from: &From) -> Result<(Vec<Entry>, Option<From>)> {
+fn load(
+    store: &Store,
+    files: &Files,
+    directory: &Node,
+    from: &From,
+) -> Result<(Vec<Entry>, Option<From>)> {
     let entries = match directory {
         Node::Root => [
             ("volumes", Node::Volumes),
@@ -114,20 +126,20 @@ fn load(store: &Store, directory: &Node, from: &From) -> Result<(Vec<Entry>, Opt
             node,
         })
         .into(),
-        Node::Volumes => files(
+        Node::Volumes => image_files(
             store
                 .volumes()?
                 .into_iter()
                 .map(|volume| (volume.name.clone(), volume_node(volume))),
         ),
-        Node::Snapshots => files(store.snapshots()?.into_iter().map(|snapshot| {
+        Node::Snapshots => image_files(store.snapshots()?.into_iter().map(|snapshot| {
             let node = Node::Sealed {
                 sealed: snapshot.sealed,
                 created_ms: snapshot.created_ms,
             };
             (snapshot.name, node)
         })),
-        Node::Images => files(store.images()?.into_iter().flat_map(|image| {
+        Node::Images => image_files(store.images()?.into_iter().flat_map(|image| {
             let node = Node::Sealed {
                 sealed: image.sealed,
                 created_ms: image.created_ms,
@@ -149,8 +161,12 @@ fn load(store: &Store, directory: &Node, from: &From) -> Result<(Vec<Entry>, Opt
                 },
             })
             .collect(),
-        Node::Directory { bucket, prefix } => return load_keys(store, bucket, prefix, from),
-        Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } => Vec::new(),
+        Node::Directory { bucket, prefix } => {
+            return load_keys(store, files, bucket, prefix, from);
+        }
+        Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } | Node::File { .. } => {
+            Vec::new()
+        }
     };
     Ok((entries, None))
 }
@@ -164,7 +180,7 @@ pub(super) fn volume_node(volume: VolumeInfo) -> Node {
 }
 
 /// Image files, for those names that can be paths.
-fn files(named: impl Iterator<Item = (String, Node)>) -> Vec<Entry> {
+fn image_files(named: impl Iterator<Item = (String, Node)>) -> Vec<Entry> {
     named
         .filter_map(|(name, node)| {
             Some(Entry {
@@ -177,6 +193,7 @@ fn files(named: impl Iterator<Item = (String, Node)>) -> Vec<Entry> {
 
 fn load_keys(
     store: &Store,
+    files: &Files,
     bucket: &str,
     prefix: &str,
     from: &From,
@@ -193,10 +210,46 @@ fn load_keys(
     };
     let page = store.object_list(bucket, &query)?;
     let next = page.next.clone().map(From::Behind);
-    let entries = shown(bucket, prefix, &page, &mut |directory| {
-        has_keys_under(store, bucket, directory)
-    })?;
+    let mut entries = shown(
+        bucket,
+        prefix,
+        &page,
+        &|object| object_node(files, object),
+        &mut |directory| has_keys_under(store, bucket, directory),
+    )?;
+    if next.is_none() {
+        entries.extend(pending(files, bucket, prefix));
+    }
     Ok((entries, next))
+}
+
+/// Files that are being written and have no object yet.
+fn pending(files: &Files, bucket: &str, prefix: &str) -> Vec<Entry> {
+    let under = files.under(bucket, prefix);
+    let pending = under.into_iter().filter(|file| file.is_pending());
+    let entry = |file: std::sync::Arc<super::bucket_file::BucketFile>| {
+        let (_, key) = file.place();
+        let name = key
+            .strip_prefix(prefix)
+            .filter(|name| keys::is_segment(name))?;
+        Some(Entry {
+            name: name.into(),
+            node: Node::File { id: file.id },
+        })
+    };
+    pending.filter_map(entry).collect()
+}
+
+/// The node of an object: the file that is, or was, written here, or this version of it.
+pub(super) fn object_node(files: &Files, object: &Object) -> Node {
+    match files.showing(object) {
+        Some(file) => Node::File { id: file.id },
+        None => Node::Object {
+            bucket: object.bucket.clone(),
+            key: object.key.clone(),
+            version: Version::of(object),
+        },
+    }
 }
 
 /// Whether any key begins with `prefix`.
@@ -216,6 +269,7 @@ fn shown(
     bucket: &str,
     prefix: &str,
     page: &ListPage,
+    node_of: &dyn Fn(&Object) -> Node,
     later: &mut dyn FnMut(&str) -> Result<bool>,
 ) -> Result<Vec<Entry>> {
     let directories: HashSet<&str> = page.prefixes.iter().map(String::as_str).collect();
@@ -232,14 +286,9 @@ fn shown(
         let hidden = directories.contains(directory.as_str())
             || (page.next.as_ref().is_some_and(|next| directory > *next) && later(&directory)?);
         if !hidden {
-            let (key, version) = (object.key.clone(), Version::of(object));
             entries.push(Entry {
                 name: name.into(),
-                node: Node::Object {
-                    bucket: bucket.into(),
-                    key,
-                    version,
-                },
+                node: node_of(object),
             });
         }
     }
@@ -261,17 +310,14 @@ fn shown(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blockstore::object::{Body, Object, ObjectMeta};
+    use blockstore::object::ObjectMeta;
 
     fn page(keys: &[&str], prefixes: &[&str], next: Option<&str>) -> ListPage {
         let object = |key: &&str| Object {
             bucket: "b".into(),
             key: (*key).into(),
             length_bytes: 1,
-            modified_ms: 1,
-            meta: ObjectMeta::default(),
-            parts: Vec::new(),
-            body: Body::Inline,
+            ..Object::default()
         };
         ListPage {
             objects: keys.iter().map(object).collect(),
@@ -285,7 +331,9 @@ mod tests {
         page: &ListPage,
         later: &mut dyn FnMut(&str) -> Result<bool>,
     ) -> Vec<String> {
-        let entries = shown("b", prefix, page, later).unwrap();
+        let files = Files::default();
+        let node_of = |object: &Object| object_node(&files, object);
+        let entries = shown("b", prefix, page, &node_of, later).unwrap();
         entries
             .iter()
             .map(|entry| {
@@ -317,6 +365,7 @@ mod tests {
                 });
             }
         });
+        let files = Files::default();
         let mut listing = Listing::new(Node::Directory {
             bucket: "many".into(),
             prefix: String::new(),
@@ -326,7 +375,7 @@ mod tests {
             loop {
                 let before = at;
                 listing
-                    .visit(&store, before, &mut |position, entry| {
+                    .visit(&store, &files, before, &mut |position, entry| {
                         names.push(entry.name.clone());
                         at = position;
                         position - before == 7

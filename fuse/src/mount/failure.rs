@@ -1,6 +1,6 @@
 //! What a file operation can be refused with, and the errno it becomes.
 
-use blockstore::Kind;
+use blockstore::{Kind, Subject};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -18,9 +18,9 @@ pub(super) enum Failure {
     NotADirectory,
     #[error("it is a directory")]
     IsADirectory,
-    /// Snapshots, images, buckets, and everything in a mount made read-only.
+    /// Snapshots, images, and everything in a mount made read-only.
     #[error(
-        "it is read-only here; objects are changed by S3, volumes through a mount without read_only"
+        "it is read-only here; snapshots and images never change, the rest through a mount without read_only"
     )]
     ReadOnly,
     /// Volumes are made, removed and renamed by commands, not as files.
@@ -36,6 +36,30 @@ pub(super) enum Failure {
     NothingBehind,
     #[error("what the name showed has been replaced; open it again")]
     Replaced,
+    #[error("it exists already")]
+    Exists,
+    #[error("the directory is not empty")]
+    NotEmpty,
+    #[error("a directory cannot become a part of itself")]
+    IntoItself,
+    #[error("it is in another bucket: copy it there")]
+    OtherBucket,
+    #[error("a key has at most 1024 bytes, this path would have {bytes}")]
+    KeyTooLong { bytes: usize },
+    #[error("objects have no owner but their project's; chown changes nothing here")]
+    NoOwner,
+    #[error("objects are files and directories; links and devices are none")]
+    NoSuchKind,
+    #[error("there is no such attribute")]
+    NoAttribute,
+    #[error("user metadata of an object take at most 2048 bytes")]
+    AttributesFull,
+    /// The policies say no.
+    #[error("{0}")]
+    Refused(String),
+    /// Another door changed the object while it was open for writing here.
+    #[error("{0}")]
+    Overtaken(String),
     #[error("{0}")]
     Unsupported(&'static str),
     #[error("the file is not open, or not for this")]
@@ -58,11 +82,20 @@ impl Failure {
             Self::NotByFile | Self::FixedLength { .. } => Errno::PERM,
             Self::PastEnd { .. } => Errno::FBIG,
             Self::NothingBehind => Errno::NXIO,
-            Self::Replaced => Errno::STALE,
+            Self::Exists => Errno::EXIST,
+            Self::NotEmpty => Errno::NOTEMPTY,
+            Self::IntoItself => Errno::INVAL,
+            Self::OtherBucket => Errno::XDEV,
+            Self::KeyTooLong { .. } => Errno::NAMETOOLONG,
+            Self::NoOwner | Self::NoSuchKind => Errno::PERM,
+            Self::NoAttribute => Errno::NODATA,
+            Self::AttributesFull => Errno::NOSPC,
+            Self::Refused(_) => Errno::ACCESS,
+            Self::Replaced | Self::Overtaken(_) => Errno::STALE,
             Self::Unsupported(_) => Errno::OPNOTSUPP,
             Self::BadHandle => Errno::BADF,
             Self::Unmounted => Errno::NOTCONN,
-            Self::Store(error) => errno_of(error.kind()),
+            Self::Store(error) => errno_of(error.kind(), error.subject()),
         }
     }
 
@@ -90,13 +123,18 @@ impl Failure {
 }
 
 /// The FUSE mount's one table of kinds. EIO stands where a program can do nothing about it.
-fn errno_of(kind: Kind) -> Errno {
+fn errno_of(kind: Kind, subject: Subject) -> Errno {
     match kind {
+        // A write or truncation behind the longest an object can be.
+        Kind::Invalid if subject == Subject::Range => Errno::FBIG,
         Kind::Invalid => Errno::INVAL,
         Kind::NotFound => Errno::NOENT,
         Kind::Conflict => Errno::BUSY,
         Kind::Precondition | Kind::Fenced => Errno::STALE,
-        Kind::Denied => Errno::ACCESS,
+        Kind::Denied if subject == Subject::Identity => Errno::ACCESS,
+        // An object under lock.
+        Kind::Denied => Errno::PERM,
+        Kind::NoSpace if subject == Subject::Project => Errno::DQUOT,
         Kind::NoSpace => Errno::NOSPC,
         Kind::Unsupported => Errno::OPNOTSUPP,
         Kind::Unavailable | Kind::Corrupt | Kind::Internal => Errno::IO,
@@ -106,7 +144,7 @@ fn errno_of(kind: Kind) -> Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blockstore::{Error, Subject};
+    use blockstore::Error;
 
     #[test]
     fn a_held_token_is_busy_and_a_full_disk_is_no_space() {

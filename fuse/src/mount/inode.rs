@@ -4,9 +4,11 @@
 //! 2. A node of content that cannot change (an object's version, a sealed map) is that content,
 //!    not its name: an object put anew is another node with another number. So whatever the kernel
 //!    caches under a number is right for ever.
+//!    A file that is being written is the exception: its number goes from the version it was opened
+//!    with to the file that is written, and what the kernel caches of it is never kept.
 //! 3. The table holds what the kernel holds: an entry goes when its last lookup is forgotten.
 
-use super::locked;
+use super::{locked, posix};
 use blockstore::object::{Body, Object};
 use blockstore::{MapId, SealedMap};
 use std::collections::HashMap;
@@ -53,6 +55,11 @@ pub(super) enum Node {
         key: String,
         version: Version,
     },
+    /// An object that is, or was, written through this mount: [`super::bucket_file::BucketFile`].
+    /// Its bytes change under its number.
+    File {
+        id: u64,
+    },
 }
 
 impl Node {
@@ -61,7 +68,9 @@ impl Node {
         match self {
             Self::Root | Self::Volumes | Self::Snapshots | Self::Images | Self::Buckets => true,
             Self::Directory { .. } => true,
-            Self::Volume { .. } | Self::Sealed { .. } | Self::Object { .. } => false,
+            Self::Volume { .. } | Self::Sealed { .. } | Self::Object { .. } | Self::File { .. } => {
+                false
+            }
         }
     }
 }
@@ -70,7 +79,13 @@ impl Node {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Version {
     pub(super) length_bytes: u64,
-    pub(super) modified_ms: u64,
+    pub(super) modified_ns: u64,
+    pub(super) mode: Option<u32>,
+    modified_ms: u64,
+    /// When its metadata changed last.
+    changed_ms: u64,
+    /// As the store names it.
+    version: String,
     etag: String,
     /// The first map of the body; `None` for one that lies in the catalog.
     map: Option<SealedMap>,
@@ -84,10 +99,13 @@ impl Version {
             Body::Map(sealed) => Some(*sealed),
             Body::Concat(pieces) => pieces.first().map(|piece| piece.sealed),
         };
-        let (length_bytes, modified_ms) = (object.length_bytes, object.modified_ms);
         Self {
-            length_bytes,
-            modified_ms,
+            length_bytes: object.length_bytes,
+            modified_ns: posix::modified_ns(object),
+            mode: posix::mode(&object.meta.user),
+            modified_ms: object.modified_ms,
+            changed_ms: object.changed_ms,
+            version: object.version.clone(),
             etag: object.meta.etag.clone(),
             map,
         }
@@ -155,20 +173,49 @@ impl Inodes {
             .map(|held| Arc::clone(&held.node))
     }
 
-    /// Takes back `lookups` of `number`.
-    pub(super) fn forget(&self, number: u64, lookups: u64) {
+    /// `number` names `node` from now on, if it is held and still names `before`. A number that
+    /// names `node` already is left to those who have it.
+    pub(super) fn rebind(&self, number: u64, before: &Node, node: Node) -> bool {
         let mut table = locked(&self.table);
+        let node = Arc::new(node);
         let Some(held) = table.nodes.get_mut(&number) else {
-            return;
+            return false;
         };
+        if *held.node != *before {
+            return false;
+        }
+        held.node = Arc::clone(&node);
+        if table.numbers.get(before) == Some(&number) {
+            table.numbers.remove(before);
+        }
+        table.numbers.insert(node, number);
+        true
+    }
+
+    /// Nodes that the kernel knows, with their numbers.
+    pub(super) fn all(&self) -> Vec<(u64, Arc<Node>)> {
+        let table = locked(&self.table);
+        let nodes = table.nodes.iter();
+        nodes
+            .map(|(number, held)| (*number, Arc::clone(&held.node)))
+            .collect()
+    }
+
+    /// Takes back `lookups` of `number`; the node, if it goes with them.
+    pub(super) fn forget(&self, number: u64, lookups: u64) -> Option<Arc<Node>> {
+        let mut table = locked(&self.table);
+        let held = table.nodes.get_mut(&number)?;
         held.lookups = held.lookups.saturating_sub(lookups);
         let fixed = FIXED.iter().any(|(fixed, _)| *fixed == number);
         if held.lookups > 0 || fixed {
-            return;
+            return None;
         }
-        if let Some(gone) = table.nodes.remove(&number) {
-            table.numbers.remove(&gone.node);
+        let gone = table.nodes.remove(&number)?.node;
+        // A renamed node may have left the name to another.
+        if table.numbers.get(&gone) == Some(&number) {
+            table.numbers.remove(&gone);
         }
+        Some(gone)
     }
 }
 
@@ -219,11 +266,11 @@ mod tests {
 
     #[test]
     fn an_object_put_anew_is_another_node() {
-        let version = |modified_ms| Version {
-            length_bytes: 1,
-            modified_ms,
-            etag: "e".into(),
-            map: None,
+        let version = |modified_ms| {
+            Version::of(&Object {
+                modified_ms,
+                ..Object::default()
+            })
         };
         let object = |modified_ms| Node::Object {
             bucket: "b".into(),

@@ -1,14 +1,15 @@
 //! What a name is in a directory: the same answers as the listings in [`super::directory`] give.
 
+use super::bucket_file::Files;
 use super::directory;
 use super::failure::{Failure, Result};
-use super::inode::{Node, Version};
+use super::inode::Node;
 use super::keys;
 use blockstore::Store;
 use blockstore::volume::VolumeInfo;
 
 /// What `name` is in the directory `parent`.
-pub(super) fn child(store: &Store, parent: &Node, name: &str) -> Result<Node> {
+pub(super) fn child(store: &Store, files: &Files, parent: &Node, name: &str) -> Result<Node> {
     let found = match parent {
         Node::Root => match name {
             "volumes" => Some(Node::Volumes),
@@ -24,8 +25,8 @@ pub(super) fn child(store: &Store, parent: &Node, name: &str) -> Result<Node> {
             bucket: store.bucket(name)?.name,
             prefix: String::new(),
         }),
-        Node::Directory { bucket, prefix } => child_of_key(store, bucket, prefix, name)?,
-        Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } => {
+        Node::Directory { bucket, prefix } => child_of_key(store, files, bucket, prefix, name)?,
+        Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } | Node::File { .. } => {
             return Err(Failure::NotADirectory);
         }
     };
@@ -63,11 +64,21 @@ fn image_of_file(store: &Store, file: &str) -> Result<Option<Node>> {
     }))
 }
 
-fn child_of_key(store: &Store, bucket: &str, prefix: &str, name: &str) -> Result<Option<Node>> {
+fn child_of_key(
+    store: &Store,
+    files: &Files,
+    bucket: &str,
+    prefix: &str,
+    name: &str,
+) -> Result<Option<Node>> {
     if !keys::is_segment(name) {
         return Ok(None);
     }
     let key = format!("{prefix}{name}");
+    // What is being written here may have no object yet.
+    if let Some(file) = files.named(bucket, &key).filter(|file| file.is_edited()) {
+        return Ok(Some(Node::File { id: file.id }));
+    }
     let below = format!("{key}/");
     if directory::has_keys_under(store, bucket, &below)? {
         return Ok(Some(Node::Directory {
@@ -76,9 +87,5 @@ fn child_of_key(store: &Store, bucket: &str, prefix: &str, name: &str) -> Result
         }));
     }
     let object = store.object_head(bucket, &key)?;
-    Ok(Some(Node::Object {
-        bucket: bucket.into(),
-        key,
-        version: Version::of(&object),
-    }))
+    Ok(Some(directory::object_node(files, &object)))
 }

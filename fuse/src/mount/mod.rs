@@ -12,9 +12,10 @@
 //!    the end too (EFBIG). Volumes are made and removed by commands, not as files (EPERM).
 //! 4. PUNCH_HOLE and ZERO_RANGE free what lies under whole blocks; SEEK_DATA, SEEK_HOLE and
 //!    `st_blocks` tell what is stored.
-//! 5. `snapshots/`, `images/` and `buckets/` are read-only (EROFS).
-//! 6. An open file shows one version of its object, snapshot or image until it is closed, whatever
-//!    happens to the name.
+//! 5. `snapshots/` and `images/` are read-only (EROFS). An open file shows one version of its object,
+//!    snapshot or image until it is closed, whatever happens to the name.
+//! 6. Objects are written as files: see docs/SEMANTICS.md, "Files in buckets". Opening one for writing
+//!    copies nothing, fsync(2) and close(2) publish a version, a second mount or door gets EBUSY.
 //! 7. `buckets/<bucket>/` shows every key that can be a path (`keys` has the rule); listing holds
 //!    one page in memory, however many keys there are.
 //! 8. Unmounting, also by dropping [`Mounted`], flushes and gives back all tokens; the mount then
@@ -23,25 +24,36 @@
 //! ```text
 //!   kernel ── adapter (fuser) ── tree ─┬─ inode              numbers of nodes
 //!                                      ├─ lookup, directory  names, pages    ── keys
-//!                                      └─ volume_file        writer token    ── allocation
+//!                                      ├─ names              create … rename
+//!                                      ├─ stat               attributes      ── posix
+//!                                      ├─ bucket_file        edits of objects
+//!                                      ├─ volume_file        writer token    ── allocation
+//!                                      └─ guard              may they? (the access crate)
 //!   mountpoint, device: the directory and /dev/fuse      failure: refusals and their errno
 //! ```
 
 mod adapter;
 mod allocation;
+mod bucket_file;
 mod device;
 mod directory;
 mod failure;
+mod guard;
 mod inode;
 mod keys;
 mod lookup;
 mod mountpoint;
+mod names;
+mod posix;
+mod stat;
 mod tree;
 mod volume_file;
 
 pub use mountpoint::MountError;
 
+use access::{Access, Caller};
 use blockstore::Store;
+use guard::Guard;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -73,15 +85,22 @@ pub struct Mounted {
     server: Option<JoinHandle<Served>>,
 }
 
-/// Mounts the store on an empty directory.
+/// Mounts the store on an empty directory, for `caller`: what they may not do is refused there, too.
 pub fn mount(
     store: Store,
+    access: Access,
+    caller: Caller,
     mountpoint: &Path,
     options: MountOptions,
 ) -> Result<Mounted, MountError> {
     let path = mountpoint::prepare(mountpoint)?;
     let holder = format!("mount {}", path.display());
-    let tree = Arc::new(Tree::new(store, &holder, options.read_only));
+    let tree = Arc::new(Tree::new(
+        store,
+        Guard::new(access, caller),
+        &holder,
+        options,
+    ));
     let device = device::attach(&path, &options)?;
     let server = adapter::Session::begin(Arc::clone(&tree), device, &options).and_then(|session| {
         let tree = Arc::clone(&tree);

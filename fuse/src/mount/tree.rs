@@ -1,23 +1,31 @@
-//! The file system itself: names, attributes, open files. It knows the store and no protocol.
+//! The file system itself: names, open files. It knows the store and no protocol.
 //!
 //! ```text
 //!   volumes/<name>.raw      read and written     one node per map
 //!   snapshots/<name>.raw    read                 one node per sealed map
 //!   images/<name>.raw       read                 one node per sealed map
-//!   buckets/<bucket>/…      read                 one node per version of an object
+//!   buckets/<bucket>/…      read and written     one node per version of an object, or per file
+//!                                                that is written
 //! ```
 //! Every call may come from any thread. Locks are held over tables only, never over the store's
 //! I/O on content; a directory's own lock is held while its next page is listed.
+//!
+//! An object's version becomes a file when it is opened for writing: its number then names the file.
+//! Where programs read that version at the moment, it keeps its number, and the name is looked up
+//! again for another ([`Failure::Replaced`]): so readers keep what they opened, length included.
 
 use super::allocation::{self, Seek};
+use super::bucket_file::{BucketFile, Files};
 use super::directory::{Entry, Listing};
 use super::failure::{Failure, Result};
+use super::guard::Guard;
 use super::inode::{Inodes, Node, Version};
 use super::lookup;
-use super::volume_file::{OpenVolume, VolumeHandle, now_ms, within};
-use super::{keys, locked};
+use super::stat::Attributes;
+use super::volume_file::{OpenVolume, VolumeHandle, now_ms, volume_as, within};
+use super::{MountOptions, keys, locked};
+use access::Resource;
 use blockstore::object::ReadAt;
-use blockstore::volume::VolumeInfo;
 use blockstore::{Kind, MapId, Store, View};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -28,8 +36,6 @@ use std::time::Duration;
 
 /// How long a name, or a directory's attributes, may be believed without asking again.
 pub(super) const NAME_VALID: Duration = Duration::from_secs(1);
-/// How long the attributes of content that cannot change may be believed.
-const CONTENT_VALID: Duration = Duration::from_secs(24 * 3600);
 
 /// The tree over a store.
 pub(super) struct Tree {
@@ -37,32 +43,24 @@ pub(super) struct Tree {
     store: RwLock<Option<Store>>,
     /// Who takes the writer tokens: `mount <path>`.
     holder: Arc<str>,
-    read_only: bool,
+    guard: Guard,
+    pub(super) read_only: bool,
+    /// Whether every local user may use it, or the one who mounted it only.
+    pub(super) everyone: bool,
     mounted_ms: u64,
-    inodes: Inodes,
+    pub(super) inodes: Inodes,
+    pub(super) files: Files,
     volumes: Mutex<HashMap<MapId, Weak<OpenVolume>>>,
     /// When volumes were last written through this mount, kept while it lives.
     modified_ms: Mutex<HashMap<MapId, Arc<AtomicU64>>>,
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
+    /// How many handles read an unchanging version, by its number. Held where a number changes its node.
+    readers: Mutex<HashMap<u64, usize>>,
     next_handle: AtomicU64,
 }
 
-/// Attributes of a node.
-#[derive(Clone, Debug)]
-pub(super) struct Attributes {
-    pub(super) number: u64,
-    pub(super) directory: bool,
-    /// Whether it can be written here.
-    pub(super) writable: bool,
-    pub(super) length_bytes: u64,
-    pub(super) allocated_bytes: u64,
-    pub(super) modified_ms: u64,
-    /// How long they may be believed; zero for a volume, and where allocation was not looked up.
-    pub(super) valid: Duration,
-}
-
 /// A request under way, and the store for it.
-struct Entered<'tree>(RwLockReadGuard<'tree, Option<Store>>);
+pub(super) struct Entered<'tree>(RwLockReadGuard<'tree, Option<Store>>);
 
 impl Deref for Entered<'_> {
     type Target = Store;
@@ -79,34 +77,47 @@ impl Deref for Entered<'_> {
 enum Handle {
     Volume(VolumeHandle),
     Sealed(View),
-    Object(Arc<dyn ReadAt>),
+    /// A version, under the number it had.
+    Object(u64, Arc<dyn ReadAt>),
+    /// A file that is written; whether this handle may.
+    File(Arc<BucketFile>, bool),
     Directory(Mutex<Listing>),
 }
 
-impl Handle {
-    fn release(&self) -> Result<()> {
-        match self {
-            Self::Volume(volume) => volume.release(),
-            Self::Sealed(_) | Self::Object(_) | Self::Directory(_) => Ok(()),
-        }
-    }
+/// What a file is opened for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Intent {
+    pub(super) write: bool,
+    /// O_APPEND: never of use on a volume, which keeps its length.
+    pub(super) append: bool,
+    /// O_TRUNC.
+    pub(super) truncate: bool,
 }
 
-/// What a file is opened for.
+impl Intent {
+    pub(super) const WRITE: Self = Self {
+        write: true,
+        append: false,
+        truncate: false,
+    };
+}
+
+/// How the kernel may cache what was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
-    Read,
-    Write,
-    /// O_APPEND: never of use on a file that keeps its length.
-    Append,
+pub(super) enum Caching {
+    /// Its bytes can never change under its number: as long as the kernel likes.
+    Keep,
+    /// They don't change while it is open.
+    Fresh,
+    /// Not at all.
+    Direct,
 }
 
 /// A file just opened.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) handle: u64,
-    /// Whether its bytes can never change, so that anyone may cache them.
-    pub(super) unchanging: bool,
+    pub(super) caching: Caching,
 }
 
 /// Room, for statfs.
@@ -118,18 +129,30 @@ pub(super) struct Space {
 }
 
 impl Tree {
-    pub(super) fn new(store: Store, holder: &str, read_only: bool) -> Self {
+    pub(super) fn new(store: Store, guard: Guard, holder: &str, options: MountOptions) -> Self {
         Self {
             store: RwLock::new(Some(store)),
             holder: holder.into(),
-            read_only,
+            guard,
+            read_only: options.read_only,
+            everyone: options.allow_other,
             mounted_ms: now_ms(),
             inodes: Inodes::new(),
+            files: Files::default(),
             volumes: Mutex::default(),
             modified_ms: Mutex::default(),
             handles: Mutex::default(),
+            readers: Mutex::default(),
             next_handle: AtomicU64::new(1),
         }
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    pub(super) fn mounted_ns(&self) -> u64 {
+        self.mounted_ms.saturating_mul(1_000_000)
     }
 
     // ---- names
@@ -143,7 +166,8 @@ impl Tree {
         let name = name.to_str().ok_or(Failure::Missing)?;
         // A name the store would not take, or takes for the beginning of several ids, names no file.
         let store = self.enter()?;
-        let found = lookup::child(&store, &parent, name);
+        self.may_look_up(&parent, name)?;
+        let found = lookup::child(&store, &self.files, &parent, name);
         drop(store);
         let node = found.map_err(|failure| match failure {
             Failure::Store(error) if matches!(error.kind(), Kind::Invalid | Kind::Conflict) => {
@@ -154,13 +178,32 @@ impl Tree {
         self.hold(&node)
     }
 
+    fn may_look_up(&self, parent: &Node, name: &str) -> Result<()> {
+        let image = || keys::name_of(name).unwrap_or(name);
+        match parent {
+            Node::Directory { bucket, prefix } => {
+                let key = format!("{prefix}{name}");
+                self.guard.may_look_up(bucket, prefix, &key)
+            }
+            Node::Volumes => self.guard.may("volume:Describe", Resource::Volume(image())),
+            // Their nodes are the bytes: whoever has one may read them.
+            Node::Snapshots => self.guard.may("snapshot:Read", Resource::Snapshot(image())),
+            Node::Images => self.guard.may("image:Read", Resource::Image(image())),
+            // That a bucket exists is no secret; what is in it is asked for there.
+            Node::Root | Node::Buckets => Ok(()),
+            Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } | Node::File { .. } => {
+                Ok(())
+            }
+        }
+    }
+
     /// Holds `node` for the kernel, with the attributes that cost little to know.
     pub(super) fn hold(&self, node: &Node) -> Result<Attributes> {
         let store = self.enter()?;
         let number = self.inodes.hold(node);
         let attributes = self.plain_attributes(&store, number, node);
         if attributes.is_err() {
-            self.inodes.forget(number, 1);
+            self.forget(number, 1);
         }
         attributes
     }
@@ -172,105 +215,15 @@ impl Tree {
 
     /// Takes back `lookups` holds.
     pub(super) fn forget(&self, number: u64, lookups: u64) {
-        self.inodes.forget(number, lookups);
+        if let Some(gone) = self.inodes.forget(number, lookups)
+            && let Node::File { id } = *gone
+        {
+            self.files.forget(id);
+        }
     }
 
-    fn node(&self, number: u64) -> Result<Arc<Node>> {
+    pub(super) fn node(&self, number: u64) -> Result<Arc<Node>> {
         self.inodes.node(number).ok_or(Failure::Replaced)
-    }
-
-    // ---- attributes
-
-    /// Attributes with everything looked up.
-    pub(super) fn attributes(&self, number: u64) -> Result<Attributes> {
-        let store = self.enter()?;
-        let node = self.node(number)?;
-        let mut attributes = self.plain_attributes(&store, number, &node)?;
-        match &*node {
-            Node::Volume { name, map } => {
-                attributes.allocated_bytes =
-                    self.open_volume(&store, name, *map)?.allocated_bytes()?;
-            }
-            Node::Sealed { sealed, .. } => {
-                let view = store.sealed_open(*sealed)?;
-                attributes.allocated_bytes = allocation::allocated_bytes(&view)?;
-                attributes.valid = CONTENT_VALID;
-            }
-            Node::Root | Node::Volumes | Node::Snapshots | Node::Images | Node::Buckets => {}
-            Node::Directory { .. } | Node::Object { .. } => {}
-        }
-        Ok(attributes)
-    }
-
-    /// Attributes but for the allocation of sparse files. The length is always right: the kernel
-    /// believes it for an open file, however short the time we give it.
-    fn plain_attributes(&self, store: &Store, number: u64, node: &Node) -> Result<Attributes> {
-        let (length_bytes, modified_ms, valid) = match node {
-            Node::Volume { name, map } => {
-                let volume = volume_as(store, name, *map)?;
-                let modified_ms = self.volume_modified(*map).load(Ordering::Relaxed);
-                (
-                    volume.length_bytes,
-                    modified_ms.max(volume.created_ms),
-                    Duration::ZERO,
-                )
-            }
-            Node::Sealed { sealed, created_ms } => {
-                (sealed.length_bytes, *created_ms, Duration::ZERO)
-            }
-            Node::Object { version, .. } => {
-                (version.length_bytes, version.modified_ms, CONTENT_VALID)
-            }
-            Node::Root | Node::Volumes | Node::Snapshots | Node::Images | Node::Buckets => {
-                (0, self.mounted_ms, NAME_VALID)
-            }
-            Node::Directory { .. } => (0, self.mounted_ms, NAME_VALID),
-        };
-        let writable = !self.read_only && matches!(node, Node::Volume { .. });
-        let directory = node.is_directory();
-        Ok(Attributes {
-            number,
-            directory,
-            writable,
-            length_bytes,
-            allocated_bytes: length_bytes,
-            modified_ms,
-            valid,
-        })
-    }
-
-    /// Truncation: only to the length a volume has anyway.
-    pub(super) fn set_length(&self, number: u64, wanted: u64) -> Result<()> {
-        let node = self.writable(number)?;
-        let Node::Volume { name, map } = &*node else {
-            return Err(Failure::IsADirectory);
-        };
-        let length_bytes = volume_as(&*self.enter()?, name, *map)?.length_bytes;
-        if wanted == length_bytes {
-            Ok(())
-        } else {
-            Err(Failure::FixedLength { length_bytes })
-        }
-    }
-
-    /// The time of modification, kept as long as the mount lives.
-    pub(super) fn set_modified(&self, number: u64, modified_ms: u64) -> Result<()> {
-        let node = self.writable(number)?;
-        let Node::Volume { map, .. } = &*node else {
-            return Err(Failure::NotByFile);
-        };
-        self.volume_modified(*map)
-            .store(modified_ms, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Why the directory `parent` takes no new, removed or renamed names.
-    pub(super) fn refuse_change(&self, parent: u64) -> Failure {
-        match self.node(parent) {
-            Ok(node) if *node == Node::Volumes && !self.read_only => Failure::NotByFile,
-            Ok(_) => Failure::ReadOnly,
-            Err(failure) => failure,
-        }
     }
 
     /// The node, if it can be written (or, in `volumes/`, could be).
@@ -278,9 +231,9 @@ impl Tree {
         let node = self.node(number)?;
         match &*node {
             _ if self.read_only => Err(Failure::ReadOnly),
-            Node::Volume { .. } | Node::Volumes => Ok(node),
-            Node::Root | Node::Snapshots | Node::Images | Node::Buckets => Err(Failure::ReadOnly),
-            Node::Directory { .. } | Node::Sealed { .. } | Node::Object { .. } => {
+            Node::Volume { .. } | Node::Volumes | Node::Buckets => Ok(node),
+            Node::Directory { .. } | Node::Object { .. } | Node::File { .. } => Ok(node),
+            Node::Root | Node::Snapshots | Node::Images | Node::Sealed { .. } => {
                 Err(Failure::ReadOnly)
             }
         }
@@ -300,7 +253,12 @@ impl Tree {
     // ---- volumes
 
     /// The volume as all handles of this mount share it.
-    fn open_volume(&self, store: &Store, name: &str, map: MapId) -> Result<Arc<OpenVolume>> {
+    pub(super) fn open_volume(
+        &self,
+        store: &Store,
+        name: &str,
+        map: MapId,
+    ) -> Result<Arc<OpenVolume>> {
         let modified_ms = self.volume_modified(map);
         let mut volumes = locked(&self.volumes);
         if let Some(open) = volumes.get(&map).and_then(Weak::upgrade) {
@@ -317,7 +275,7 @@ impl Tree {
         Ok(open)
     }
 
-    fn volume_modified(&self, map: MapId) -> Arc<AtomicU64> {
+    pub(super) fn volume_modified(&self, map: MapId) -> Arc<AtomicU64> {
         Arc::clone(locked(&self.modified_ms).entry(map).or_default())
     }
 
@@ -325,42 +283,71 @@ impl Tree {
 
     /// Opens a file. One that changed since its lookup is [`Failure::Replaced`], and the kernel
     /// looks the name up once more.
-    pub(super) fn open(&self, number: u64, access: Access) -> Result<Opened> {
+    pub(super) fn open(&self, number: u64, intent: Intent) -> Result<Opened> {
         let store = self.enter()?;
-        let node = if access == Access::Read {
-            self.node(number)?
-        } else {
+        let node = if intent.write || intent.truncate {
             self.writable(number)?
+        } else {
+            self.node(number)?
         };
-        let (handle, unchanging) = match &*node {
+        let (handle, caching) = match &*node {
             Node::Volume { name, map } => {
+                let action = if intent.write {
+                    "volume:Attach"
+                } else {
+                    "volume:AttachReadOnly"
+                };
+                self.guard.may(action, Resource::Volume(name))?;
                 let length_bytes = volume_as(&store, name, *map)?.length_bytes;
-                if access == Access::Append {
+                if intent.append || intent.truncate {
                     return Err(Failure::FixedLength { length_bytes });
                 }
-                let may_write = access == Access::Write;
-                (
-                    Handle::Volume(VolumeHandle::new(
-                        self.open_volume(&store, name, *map)?,
-                        may_write,
-                    )),
-                    false,
-                )
+                let volume = self.open_volume(&store, name, *map)?;
+                let handle = VolumeHandle::new(volume, intent.write);
+                (Handle::Volume(handle), Caching::Direct)
             }
-            Node::Sealed { sealed, .. } => (
-                Handle::Sealed(store.sealed_open(*sealed).map_err(gone)?),
-                true,
-            ),
+            Node::Sealed { sealed, .. } => {
+                let view = store.sealed_open(*sealed).map_err(gone)?;
+                (Handle::Sealed(view), Caching::Keep)
+            }
+            Node::Object { .. } | Node::File { .. } if intent.write || intent.truncate => {
+                let file = self.file_for_writing(&store, number)?;
+                let (bucket, key) = file.place();
+                self.guard
+                    .may("s3:PutObject", Resource::Object(&bucket, &key))?;
+                file.begin(&store, &self.guard, intent.truncate)?;
+                return Ok(self.keep_file(file, intent));
+            }
             Node::Object {
                 bucket,
                 key,
                 version,
             } => {
+                self.guard
+                    .may("s3:GetObject", Resource::Object(bucket, key))?;
                 let (object, reader) = store.object_open(bucket, key).map_err(gone)?;
                 if Version::of(&object) != *version {
                     return Err(Failure::Replaced);
                 }
-                (Handle::Object(reader), true)
+                self.count_reader(number, &node)?;
+                (Handle::Object(number, reader), Caching::Keep)
+            }
+            Node::File { id } => {
+                let file = self.file(*id)?;
+                let (bucket, key) = file.place();
+                self.guard
+                    .may("s3:GetObject", Resource::Object(&bucket, &key))?;
+                if file.begin_reading() {
+                    (Handle::File(file, false), Caching::Direct)
+                } else {
+                    let (object, reader) = store.object_open(&bucket, &key).map_err(gone)?;
+                    let same = self.files.showing(&object);
+                    if same.is_none_or(|same| same.id != file.id) {
+                        return Err(Failure::Replaced);
+                    }
+                    self.count_reader(number, &node)?;
+                    (Handle::Object(number, reader), Caching::Fresh)
+                }
             }
             Node::Root
             | Node::Volumes
@@ -373,22 +360,82 @@ impl Tree {
         };
         Ok(Opened {
             handle: self.keep(handle),
-            unchanging,
+            caching,
         })
+    }
+
+    /// One more handle reads the version that `number` names.
+    fn count_reader(&self, number: u64, node: &Node) -> Result<()> {
+        let mut readers = locked(&self.readers);
+        if *self.node(number)? != *node {
+            return Err(Failure::Replaced);
+        }
+        *readers.entry(number).or_default() += 1;
+        Ok(())
+    }
+
+    /// The file that `number` is, or becomes. Replaced where the name must be looked up again for it.
+    pub(super) fn file_for_writing(&self, store: &Store, number: u64) -> Result<Arc<BucketFile>> {
+        let node = self.node(number)?;
+        let (bucket, key) = match &*node {
+            Node::File { id } => {
+                let file = self.file(*id)?;
+                if file.is_edited() || !locked(&self.readers).contains_key(&number) {
+                    return Ok(file);
+                }
+                file.place()
+            }
+            Node::Object { bucket, key, .. } => (bucket.clone(), key.clone()),
+            Node::Volume { .. } | Node::Sealed { .. } => return Err(Failure::ReadOnly),
+            _ => return Err(Failure::IsADirectory),
+        };
+        if let Some(other) = self.files.named(&bucket, &key)
+            && *node != (Node::File { id: other.id })
+        {
+            let shown = store.object_head(&bucket, &key).map_err(gone)?;
+            if self.files.showing(&shown).is_some() {
+                return Err(Failure::Replaced);
+            }
+        }
+        let object = store.object_head(&bucket, &key).map_err(gone)?;
+        if let Node::Object { version, .. } = &*node
+            && Version::of(&object) != *version
+        {
+            return Err(Failure::Replaced);
+        }
+        self.files
+            .tidy(&|id| self.inodes.number(&Node::File { id }).is_some());
+        let readers = locked(&self.readers);
+        let file = self.files.add(&bucket, &key, Some(object));
+        let own = Node::File { id: file.id };
+        if !readers.contains_key(&number) && self.inodes.rebind(number, &node, own) {
+            return Ok(file);
+        }
+        Err(Failure::Replaced)
+    }
+
+    /// A handle on a file that was just begun.
+    pub(super) fn keep_file(&self, file: Arc<BucketFile>, intent: Intent) -> Opened {
+        debug_assert!(intent.write || intent.truncate, "it counts as a writer");
+        Opened {
+            handle: self.keep(Handle::File(file, true)),
+            caching: Caching::Direct,
+        }
     }
 
     /// Fills `buffer` from `offset`, less at the end of the file.
     pub(super) fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
-        let _entered = self.enter()?;
+        let store = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.read(offset, buffer),
             Handle::Sealed(view) => read_sealed(view, offset, buffer),
-            Handle::Object(reader) => read_sealed(&**reader, offset, buffer),
+            Handle::Object(_, reader) => read_sealed(&**reader, offset, buffer),
+            Handle::File(file, _) => file.read(&store, offset, buffer),
             Handle::Directory(_) => Err(Failure::IsADirectory),
         }
     }
 
-    /// Writes what fits before the end; with `sync` it is on the device on return.
+    /// Writes; of a volume what fits before the end. With `sync` it is on the device on return.
     pub(super) fn write(
         &self,
         handle: u64,
@@ -396,17 +443,54 @@ impl Tree {
         bytes: &[u8],
         sync: bool,
     ) -> Result<usize> {
-        self.on_volume(handle, |volume| volume.write(offset, bytes, sync))
+        self.on_writable(
+            handle,
+            |volume| volume.write(offset, bytes, sync),
+            |store, file| {
+                let count = file.write(offset, bytes)?;
+                if sync {
+                    file.publish(store, &self.guard)?;
+                }
+                Ok(count)
+            },
+        )
     }
 
     /// Frees a range (fallocate PUNCH_HOLE, and ZERO_RANGE that keeps the size).
     pub(super) fn punch(&self, handle: u64, offset: u64, length: u64) -> Result<()> {
-        self.on_volume(handle, |volume| volume.punch(offset, length))
+        self.on_writable(
+            handle,
+            |volume| volume.punch(offset, length),
+            |_, file| file.zero(offset, length, false),
+        )
     }
 
-    /// Zeroes a range within the file (fallocate ZERO_RANGE).
+    /// Zeroes a range (fallocate ZERO_RANGE); a volume does not grow by it.
     pub(super) fn zero_range(&self, handle: u64, offset: u64, length: u64) -> Result<()> {
-        self.on_volume(handle, |volume| volume.zero_range(offset, length))
+        self.on_writable(
+            handle,
+            |volume| volume.zero_range(offset, length),
+            |_, file| file.zero(offset, length, true),
+        )
+    }
+
+    /// Plain fallocate: makes a file longer, and reserves nothing.
+    pub(super) fn reserve(&self, handle: u64, offset: u64, length: u64, keep: bool) -> Result<()> {
+        self.on_writable(
+            handle,
+            |_| {
+                Err(Failure::Unsupported(
+                    "volumes are thin: of fallocate only PUNCH_HOLE and ZERO_RANGE are done",
+                ))
+            },
+            |_, file| {
+                if keep {
+                    Ok(())
+                } else {
+                    file.reserve(offset, length)
+                }
+            },
+        )
     }
 
     /// SEEK_DATA and SEEK_HOLE.
@@ -415,11 +499,12 @@ impl Tree {
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.seek(offset, wanted),
             Handle::Sealed(view) => allocation::seek(view, offset, wanted),
+            Handle::File(file, _) => file.seek(offset, wanted),
             // Objects do not tell their holes: one run of data, the hole at its end.
-            Handle::Object(reader) if offset >= reader.length_bytes() => {
+            Handle::Object(_, reader) if offset >= reader.length_bytes() => {
                 Err(Failure::NothingBehind)
             }
-            Handle::Object(reader) => Ok(if wanted == Seek::Data {
+            Handle::Object(_, reader) => Ok(if wanted == Seek::Data {
                 offset
             } else {
                 reader.length_bytes()
@@ -428,29 +513,55 @@ impl Tree {
         }
     }
 
-    /// Everything written to the file through this mount is on the device on return.
+    /// Everything written to the file through this mount is on the device on return; a bucket's file
+    /// is published.
     pub(super) fn sync(&self, handle: u64) -> Result<()> {
-        let _entered = self.enter()?;
+        let store = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.sync(),
-            Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Ok(()),
+            Handle::File(file, _) => file.publish(&store, &self.guard),
+            Handle::Sealed(_) | Handle::Object(..) | Handle::Directory(_) => Ok(()),
         }
     }
 
     /// A descriptor of the file is being closed.
     pub(super) fn closing(&self, handle: u64) -> Result<()> {
-        let _entered = self.enter()?;
+        let store = self.enter()?;
         match &*self.handle(handle)? {
             Handle::Volume(volume) => volume.closing(),
-            Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Ok(()),
+            Handle::File(file, true) => file.publish(&store, &self.guard),
+            Handle::File(_, false) => Ok(()),
+            Handle::Sealed(_) | Handle::Object(..) | Handle::Directory(_) => Ok(()),
         }
     }
 
     /// The last descriptor is closed.
     pub(super) fn release(&self, handle: u64) -> Result<()> {
-        let _entered = self.enter()?;
+        let store = self.enter()?;
         let handle = locked(&self.handles).remove(&handle);
-        handle.ok_or(Failure::BadHandle)?.release()
+        self.let_go(&store, &*handle.ok_or(Failure::BadHandle)?)
+    }
+
+    fn let_go(&self, store: &Store, handle: &Handle) -> Result<()> {
+        match handle {
+            Handle::Volume(volume) => volume.release(),
+            Handle::File(file, true) => file.end(store, &self.guard),
+            Handle::Object(number, _) => {
+                let mut readers = locked(&self.readers);
+                if let Some(count) = readers.get_mut(number) {
+                    *count -= 1;
+                    if *count == 0 {
+                        readers.remove(number);
+                    }
+                }
+                Ok(())
+            }
+            Handle::File(file, false) => {
+                file.end_reading();
+                Ok(())
+            }
+            Handle::Sealed(_) | Handle::Directory(_) => Ok(()),
+        }
     }
 
     /// Files (not directories) open now.
@@ -461,8 +572,8 @@ impl Tree {
             .count()
     }
 
-    /// Ends the tree: closes whatever is still open, flushing what was written, and answers
-    /// nothing more. The first failure is told, but every handle is closed.
+    /// Ends the tree: closes whatever is still open, flushing or publishing what was written, and
+    /// answers nothing more. The first failure is told, but every handle is closed.
     pub(super) fn end(&self) -> Result<()> {
         let store = self
             .store
@@ -470,7 +581,13 @@ impl Tree {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let handles = std::mem::take(&mut *locked(&self.handles));
-        let released: Vec<Result<()>> = handles.values().map(|handle| handle.release()).collect();
+        let released: Vec<Result<()>> = match &store {
+            Some(store) => handles
+                .values()
+                .map(|handle| self.let_go(store, handle))
+                .collect(),
+            None => Vec::new(),
+        };
         drop((handles, store));
         released.into_iter().collect()
     }
@@ -480,8 +597,16 @@ impl Tree {
     pub(super) fn open_directory(&self, number: u64) -> Result<u64> {
         let _entered = self.enter()?;
         let node = self.node(number)?;
-        if !node.is_directory() {
-            return Err(Failure::NotADirectory);
+        match &*node {
+            Node::Directory { bucket, prefix } => self.guard.may_list(bucket, prefix)?,
+            Node::Buckets => self.guard.may("s3:ListAllMyBuckets", Resource::All)?,
+            Node::Volumes => self.guard.may("volume:List", Resource::All)?,
+            Node::Snapshots => self.guard.may("snapshot:List", Resource::All)?,
+            Node::Images => self.guard.may("image:List", Resource::All)?,
+            Node::Root => {}
+            Node::Volume { .. } | Node::Sealed { .. } | Node::Object { .. } | Node::File { .. } => {
+                return Err(Failure::NotADirectory);
+            }
         }
         Ok(self.keep(Handle::Directory(Mutex::new(Listing::new((*node).clone())))))
     }
@@ -496,8 +621,19 @@ impl Tree {
         let store = self.enter()?.clone();
         match &*self.handle(handle)? {
             // `show` enters by itself for each entry.
-            Handle::Directory(listing) => locked(listing).visit(&store, at, show),
-            Handle::Volume(_) | Handle::Sealed(_) | Handle::Object(_) => {
+            Handle::Directory(listing) => {
+                let mut listing = locked(listing);
+                // What may not be read here has no node either: that is what opening goes by.
+                let directory = listing.directory().clone();
+                let hidden = |entry: &Entry| {
+                    matches!(entry.node, Node::Sealed { .. })
+                        && self.may_look_up(&directory, &entry.name).is_err()
+                };
+                listing.visit(&store, &self.files, at, &mut |position, entry| {
+                    !hidden(entry) && show(position, entry)
+                })
+            }
+            Handle::Volume(_) | Handle::Sealed(_) | Handle::Object(..) | Handle::File(..) => {
                 Err(Failure::NotADirectory)
             }
         }
@@ -512,7 +648,7 @@ impl Tree {
     }
 
     /// Lets a request in; the mount does not end before it has. Not to be nested.
-    fn enter(&self) -> Result<Entered<'_>> {
+    pub(super) fn enter(&self) -> Result<Entered<'_>> {
         let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
         if store.is_none() {
             Err(Failure::Unmounted)
@@ -528,22 +664,19 @@ impl Tree {
             .ok_or(Failure::BadHandle)
     }
 
-    fn on_volume<T>(&self, handle: u64, act: impl FnOnce(&VolumeHandle) -> Result<T>) -> Result<T> {
-        let _entered = self.enter()?;
+    fn on_writable<T>(
+        &self,
+        handle: u64,
+        volume: impl FnOnce(&VolumeHandle) -> Result<T>,
+        file: impl FnOnce(&Store, &BucketFile) -> Result<T>,
+    ) -> Result<T> {
+        let store = self.enter()?;
         match &*self.handle(handle)? {
-            Handle::Volume(volume) => act(volume),
-            Handle::Sealed(_) | Handle::Object(_) | Handle::Directory(_) => Err(Failure::ReadOnly),
+            Handle::Volume(open) => volume(open),
+            Handle::File(open, true) => file(&store, open),
+            Handle::File(_, false) => Err(Failure::BadHandle),
+            Handle::Sealed(_) | Handle::Object(..) | Handle::Directory(_) => Err(Failure::ReadOnly),
         }
-    }
-}
-
-/// The volume `name` if it is still the one with this map.
-fn volume_as(store: &Store, name: &str, map: MapId) -> Result<VolumeInfo> {
-    let volume = store.volume_info(name).map_err(gone)?;
-    if volume.map == map {
-        Ok(volume)
-    } else {
-        Err(Failure::Replaced)
     }
 }
 
@@ -556,7 +689,7 @@ fn read_sealed(file: &dyn ReadAt, offset: u64, buffer: &mut [u8]) -> Result<usiz
 }
 
 /// What was there at the lookup and is not any more: the name must be looked up again.
-fn gone(error: blockstore::Error) -> Failure {
+pub(super) fn gone(error: blockstore::Error) -> Failure {
     if error.kind() == Kind::NotFound {
         Failure::Replaced
     } else {

@@ -13,7 +13,8 @@
 use super::allocation::{self, Seek};
 use super::failure::{Failure, Result};
 use super::locked;
-use blockstore::{Volume, Writer};
+use blockstore::volume::VolumeInfo;
+use blockstore::{MapId, Store, Volume, Writer};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -211,6 +212,16 @@ impl VolumeHandle {
             writing.handles += 1;
         }
         Ok(writer)
+    }
+}
+
+/// The volume `name` if it is still the one with this map.
+pub(super) fn volume_as(store: &Store, name: &str, map: MapId) -> Result<VolumeInfo> {
+    let volume = store.volume_info(name).map_err(super::tree::gone)?;
+    if volume.map == map {
+        Ok(volume)
+    } else {
+        Err(Failure::Replaced)
     }
 }
 

@@ -7,4 +7,6 @@
 pub mod codec;
 mod server;
 
-pub use server::{Counters, Error, Exports, Listener, Result, STOP_LIMIT, Server, serve};
+pub use server::{
+    Counters, Error, Exports, Listener, Result, STOP_LIMIT, Server, asks, canonical, serve,
+};

@@ -1,9 +1,10 @@
 //! A store, and a mount of it, in a directory of its own.
 
+use access::{Access, Caller, Credentials};
 use blockstore::object::{ObjectMeta, Precondition};
 use blockstore::volume::Origin;
 use blockstore::{Options, Store, Volume, Who};
-use fuse::mount::{MountOptions, Mounted, mount};
+use fuse::mount::{MountError, MountOptions, Mounted};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -71,6 +72,25 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Mounts as the operator.
+pub(crate) fn mount(
+    store: Store,
+    path: &Path,
+    options: MountOptions,
+) -> Result<Mounted, MountError> {
+    mount_as(store, Caller::root("test"), path, options)
+}
+
+pub(crate) fn mount_as(
+    store: Store,
+    caller: Caller,
+    path: &Path,
+    options: MountOptions,
+) -> Result<Mounted, MountError> {
+    let access = Access::open(store.clone(), Credentials::generate()).unwrap();
+    fuse::mount::mount(store, access, caller, path, options)
 }
 
 pub(crate) fn open_store(directory: &Path) -> Store {

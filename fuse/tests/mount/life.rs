@@ -1,9 +1,9 @@
 //! Promise 8: mounting, unmounting, and what a dead server leaves.
 
-use crate::lab::{Lab, MIB, attempt, errno, noise, open_store, run, text, who};
+use crate::lab::{Lab, MIB, attempt, errno, mount, noise, open_store, run, text, who};
 use blockstore::Kind;
 use blockstore::volume::Origin;
-use fuse::mount::{MountError, MountOptions, mount};
+use fuse::mount::{MountError, MountOptions};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;

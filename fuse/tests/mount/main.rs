@@ -7,7 +7,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod buckets;
+mod files;
 mod lab;
 mod life;
+mod model;
 mod programs;
+mod rights;
 mod volumes;
+mod workloads;

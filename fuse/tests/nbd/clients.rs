@@ -1,6 +1,6 @@
 //! What stock clients see and do.
 
-use crate::lab::{Lab, MIB, attempt, noise, run, run_json, sparse_file, text};
+use crate::lab::{Lab, MIB, attempt, run, run_json, sparse_file, text};
 use serde_json::{Value, json};
 
 /// `[offset, length, type]` of a map by nbdinfo.
@@ -323,28 +323,4 @@ fn nbdkit_stands_between_without_a_difference() {
         &["-U", "-", "--filter=cow", "nbd", &plugin, "--run", &back],
     );
     assert!(std::fs::read(&target).unwrap() == bytes);
-}
-
-#[test]
-fn tcp_serves_the_same_bytes() {
-    let lab = Lab::new();
-    lab.volume("v", 16 * MIB);
-    let address = "127.0.0.1:0".parse().unwrap();
-    let listener = fuse::nbd::Listener::tcp(address, fuse::nbd::Exports::All).unwrap();
-    let server = fuse::nbd::serve(lab.store.clone(), listener).unwrap();
-    let uri = format!("nbd://{}/v", server.local_addr().unwrap());
-    let (source, target) = (lab.beside("source"), lab.beside("target"));
-    let bytes = noise(9, 16 << 20);
-    std::fs::write(&source, &bytes).unwrap();
-    run(
-        "nbdcopy",
-        &["--connections=4", "--flush", text(&source), &uri],
-    );
-    run(
-        "qemu-img",
-        &["convert", "-f", "raw", "-O", "raw", &uri, text(&target)],
-    );
-    assert!(std::fs::read(&target).unwrap() == bytes);
-    server.stop();
-    assert!(!attempt("nbdinfo", &[&uri]).status.success());
 }

@@ -10,3 +10,4 @@ mod exports;
 mod faults;
 mod lab;
 mod raw;
+mod tcp;

@@ -66,6 +66,7 @@ impl Connections {
 
 impl Drop for Departure {
     fn drop(&mut self) {
+        self.stream.goodbye();
         self.stream.shutdown(Shutdown::Both);
         self.connections
             .open

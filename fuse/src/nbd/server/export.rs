@@ -1,8 +1,8 @@
 //! What the server needs from a block device, so that the protocol can be tested without a store.
 
 use super::counters::Tally;
-use blockstore::Result;
 use blockstore::volume::Extent;
+use blockstore::{Error, Kind, Result, Subject};
 use std::sync::Arc;
 
 /// One export, opened for one connection. All calls block and may run at the same time.
@@ -57,6 +57,51 @@ pub(crate) struct Opened {
     pub(crate) listed: Listed,
     /// Its bytes.
     pub(crate) export: Box<dyn Export>,
+}
+
+/// An export that takes no writes here, whatever it would take elsewhere.
+pub(super) struct ReadOnly(pub(super) Box<dyn Export>);
+
+impl Export for ReadOnly {
+    fn length_bytes(&self) -> u64 {
+        self.0.length_bytes()
+    }
+
+    fn read_only(&self) -> bool {
+        true
+    }
+
+    fn ready_to_write(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, _offset: u64, _bytes: &[u8]) -> Result<()> {
+        Err(refused())
+    }
+
+    fn zero(&self, _offset: u64, _length: u64) -> Result<()> {
+        Err(refused())
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        self.0.extents(offset, length, max)
+    }
+}
+
+fn refused() -> Error {
+    Error::new(
+        Kind::Denied,
+        Subject::Range,
+        "the ticket is for reading only: make another with infall volume attach, without --read-only",
+    )
 }
 
 /// An export as one session of the transmission phase uses it.

@@ -4,9 +4,12 @@
 //! 2. Whatever an option holds, its data is taken off the socket, so that both sides stay in step.
 //!    Only a wrong magic, unknown client flags, or data beyond reason end the connection.
 //! 3. Exports that are not shown and exports that do not exist look the same.
+//! 4. Where TLS is wanted, nothing is told before it but that (proto.md, "FORCEDTLS mode"); what was
+//!    negotiated in the clear is forgotten when it begins.
 
 use super::errors::{is_grave, refusal};
-use super::export::{Exporter, Listed, Opened};
+use super::export::{Exporter, Listed, Opened, ReadOnly};
+use super::guard::Desk;
 use super::listener::Exports;
 use super::stream::Stream;
 use crate::nbd::codec::Malformed;
@@ -17,7 +20,9 @@ use crate::nbd::codec::haggle::{
 use crate::nbd::codec::numbers::{
     OPTION_BYTES_MAX, PAYLOAD_BYTES_MAX, allocation, handshake, info, transmission,
 };
+use rustls::ServerConfig;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// From the first byte to the chosen export.
@@ -57,8 +62,12 @@ pub(super) enum Ended {
     Malformed(#[from] Malformed),
     #[error("{0} bytes of option data")]
     Excessive(u32),
-    #[error("EXPORT_NAME for an export that is not there: {0}")]
+    #[error("EXPORT_NAME for an export that is not open to the client: {0}")]
     NoExport(String),
+    #[error("EXPORT_NAME before TLS, which this listener wants first")]
+    InTheClear,
+    #[error("TLS could not begin")]
+    Tls(#[source] io::Error),
     #[error("the connection failed")]
     Io(#[source] io::Error),
 }
@@ -79,8 +88,8 @@ impl From<io::Error> for Ended {
 pub(super) fn haggle(
     stream: &Stream,
     exporter: &dyn Exporter,
-    exports: &Exports,
-    holder: &str,
+    desk: &Desk<'_>,
+    tls: Option<&Arc<ServerConfig>>,
 ) -> Result<Agreement, Ended> {
     let deadline = Instant::now() + HANDSHAKE_LIMIT;
     let line = Line { stream, deadline };
@@ -95,13 +104,10 @@ pub(super) fn haggle(
     let flags = ClientFlags::decode(flags)?;
     let table = Table {
         exporter,
-        exports,
-        holder,
+        desk,
+        stream,
     };
-    let mut state = State {
-        structured: false,
-        contexts_for: None,
-    };
+    let mut state = State::default();
     let mut data = Vec::new();
     loop {
         let mut header = [0; OptionHeader::BYTES];
@@ -140,6 +146,20 @@ pub(super) fn haggle(
                 continue;
             }
         };
+        if tls.is_some() && !stream.is_encrypted() {
+            match option {
+                ClientOption::StartTls | ClientOption::Abort => {}
+                ClientOption::ExportName(_) => return Err(Ended::InTheClear),
+                _ => {
+                    let refused = Refused {
+                        refusal: Refusal::TlsRequired,
+                        message: "TLS comes first here: STARTTLS, as clients do for nbds://".into(),
+                    };
+                    line.refuse(number, &refused)?;
+                    continue;
+                }
+            }
+        }
         match option {
             ClientOption::ExportName(name) => {
                 let opened = table
@@ -185,15 +205,29 @@ pub(super) fn haggle(
                     state.contexts_for = Some(query.name.to_owned());
                 }
             }
-            ClientOption::StartTls => {
-                line.answer(
-                    number,
-                    Answer::Refused {
+            ClientOption::StartTls => match tls {
+                None => {
+                    let refused = Refused {
                         refusal: Refusal::Unsupported,
-                        message: "this server has no TLS",
-                    },
-                )?;
-            }
+                        message: "this listener has no TLS".into(),
+                    };
+                    line.refuse(number, &refused)?;
+                }
+                Some(_) if stream.is_encrypted() => {
+                    let refused = Refused {
+                        refusal: Refusal::Invalid,
+                        message: "TLS has begun already".into(),
+                    };
+                    line.refuse(number, &refused)?;
+                }
+                Some(config) => {
+                    line.answer(number, Answer::Ack)?;
+                    stream
+                        .encrypt(Arc::clone(config), deadline)
+                        .map_err(Ended::Tls)?;
+                    state = State::default();
+                }
+            },
             ClientOption::ExtendedHeaders | ClientOption::Unknown(_) => {
                 let message = format!("option {number} is not known here");
                 line.answer(
@@ -209,6 +243,7 @@ pub(super) fn haggle(
 }
 
 /// What the client has negotiated so far.
+#[derive(Default)]
 struct State {
     structured: bool,
     /// The export name base:allocation was selected for.
@@ -270,26 +305,27 @@ impl From<blockstore::Error> for Refused {
 /// The exports of this listener, for this client.
 struct Table<'a> {
     exporter: &'a dyn Exporter,
-    exports: &'a Exports,
-    holder: &'a str,
+    desk: &'a Desk<'a>,
+    stream: &'a Stream,
 }
 
 impl Table<'_> {
     fn open(&self, asked: &str) -> Result<Opened, Refused> {
-        let name = self.exports.resolve(asked).ok_or_else(|| Refused {
-            refusal: Refusal::UnknownExport,
-            message: match asked {
-                "" => {
-                    "there is no default export: name one, `nbdinfo --list` shows them".to_owned()
-                }
-                _ => format!("no export \"{asked}\": `nbdinfo --list` shows them"),
-            },
-        })?;
-        Ok(self.exporter.open(name, self.holder)?)
+        let pass = self.desk.read(asked)?;
+        let mut opened = self.exporter.open(&pass.export, &pass.holder)?;
+        self.desk
+            .decide(asked, &opened.listed.name, &pass, self.stream.is_secure())?;
+        if pass.read_only && !opened.export.read_only() {
+            opened.export = Box::new(ReadOnly(opened.export));
+        }
+        Ok(opened)
     }
 
     fn list(&self) -> Result<Vec<Listed>, Refused> {
-        match self.exports {
+        if !self.desk.may_list()? {
+            return Ok(Vec::new());
+        }
+        match self.desk.exports {
             Exports::All => Ok(self.exporter.list()?),
             // Opening is the only way to ask for one name; what is gone is left out.
             Exports::Only(names) => Ok(names

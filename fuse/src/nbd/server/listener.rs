@@ -4,8 +4,11 @@
 //! file left by a killed server is replaced; one that still answers is refused.
 
 use super::errors::{Error, Result};
+use super::guard::Guard;
 use super::stream::Stream;
+use access::Access;
 use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
+use rustls::ServerConfig;
 use std::fs::Permissions;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -13,6 +16,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Connections the kernel may hold before they are accepted.
 const BACKLOG: i32 = 128;
@@ -47,6 +51,9 @@ impl Exports {
 pub struct Listener {
     pub(super) socket: Socket,
     pub(super) exports: Exports,
+    pub(super) guard: Guard,
+    /// TLS before anything else.
+    pub(super) tls: Option<Arc<ServerConfig>>,
 }
 
 #[derive(Debug)]
@@ -80,11 +87,25 @@ impl Listener {
         Ok(Self {
             socket: Socket::Unix { listener, file },
             exports,
+            guard: Guard::Socket,
+            tls: None,
         })
     }
 
-    /// Binds a TCP address; port 0 takes a free one.
-    pub fn tcp(address: SocketAddr, exports: Exports) -> Result<Self> {
+    /// Takes whoever opens this unix socket for the operator, and has each opening decided and recorded.
+    #[must_use]
+    pub fn operator(mut self, access: Access) -> Self {
+        self.guard = Guard::Operator(access);
+        self
+    }
+
+    /// Binds a TCP address; port 0 takes a free one. Everything the store has is there for those who
+    /// show a ticket for it. With `tls`, nothing is said before TLS (proto.md, "FORCEDTLS mode").
+    pub fn tcp(
+        address: SocketAddr,
+        access: Access,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Self> {
         let (listener, address) = TcpListener::bind(address)
             .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
             .map_err(|source| Error::Listen {
@@ -93,7 +114,9 @@ impl Listener {
             })?;
         Ok(Self {
             socket: Socket::Tcp { listener, address },
-            exports,
+            exports: Exports::All,
+            guard: Guard::Tickets(access),
+            tls,
         })
     }
 }
@@ -105,7 +128,7 @@ impl Socket {
             Self::Unix { listener, .. } => {
                 listener.accept().map(|(stream, _)| Stream::Unix(stream))
             }
-            Self::Tcp { listener, .. } => listener.accept().map(|(stream, _)| Stream::Tcp(stream)),
+            Self::Tcp { listener, .. } => listener.accept().map(|(stream, _)| Stream::tcp(stream)),
         }
     }
 

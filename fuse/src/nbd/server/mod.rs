@@ -8,7 +8,7 @@
 //! 1. Everything a client can make the server hold is bounded: connections, time to haggle, option
 //!    data, requests under way, payload bytes.
 //! 2. A volume's writer token is taken at the first write of a connection and let go when it ends;
-//!    connections of one process share it (over TCP: of one host). Others read.
+//!    connections of one process share it (over TCP: of one ticket). Others read.
 //! 3. A reply to a write means that it is in the value log; a reply to FLUSH, or to a write with FUA,
 //!    that everything answered before, on any connection, is on the disk.
 //! 4. Stopping: no new clients, requests under way are answered within [`STOP_LIMIT`], then the
@@ -19,6 +19,7 @@ mod connections;
 mod counters;
 mod errors;
 mod export;
+mod guard;
 mod haggling;
 mod input;
 mod listener;
@@ -28,15 +29,18 @@ mod stored;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use counters::Counters;
 pub use errors::{Error, Result};
+pub use guard::asks;
 pub use listener::{Exports, Listener};
 
 use buffers::Pool;
 use connections::{Connections, Departure};
 use counters::Tallies;
 use export::{Attached, Exporter};
+use guard::{Desk, Guard};
 use listener::Socket;
 use session::Session;
 use std::net::{Shutdown, SocketAddr};
@@ -66,6 +70,8 @@ pub struct Server {
 struct Shared {
     exporter: Box<dyn Exporter>,
     exports: Exports,
+    guard: Guard,
+    tls: Option<Arc<rustls::ServerConfig>>,
     tallies: Tallies,
     pool: Arc<Pool>,
     stopping: Arc<AtomicBool>,
@@ -77,11 +83,23 @@ pub fn serve(store: blockstore::Store, listener: Listener) -> Result<Server> {
     serve_exporter(Box::new(store), listener)
 }
 
+/// The one name of the export that `name` leads to, as policies and tickets know it.
+pub fn canonical(store: &blockstore::Store, name: &str) -> blockstore::Result<String> {
+    Exporter::open(store, name, "nobody").map(|opened| opened.listed.name)
+}
+
 fn serve_exporter(exporter: Box<dyn Exporter>, listener: Listener) -> Result<Server> {
-    let Listener { socket, exports } = listener;
+    let Listener {
+        socket,
+        exports,
+        guard,
+        tls,
+    } = listener;
     let shared = Arc::new(Shared {
         exporter,
         exports,
+        guard,
+        tls,
         tallies: Tallies::default(),
         pool: Arc::default(),
         stopping: Arc::default(),
@@ -200,17 +218,19 @@ impl Shared {
             tracing::debug!(%error, "an NBD client is gone before it began");
             return;
         }
-        let holder = stream.holder(departure.id);
-        let agreement =
-            match haggling::haggle(&stream, self.exporter.as_ref(), &self.exports, &holder) {
-                Ok(agreement) => agreement,
-                Err(haggling::Ended::ByClient) => return,
-                Err(reason) => {
-                    let cause = std::error::Error::source(&reason).map(ToString::to_string);
-                    tracing::info!(client = holder, %reason, cause, "an NBD handshake failed");
-                    return;
-                }
-            };
+        let peer = stream.peer(departure.id);
+        let desk = Desk::new(&self.guard, &self.exports, &peer);
+        let exporter = self.exporter.as_ref();
+        let agreement = match haggling::haggle(&stream, exporter, &desk, self.tls.as_ref()) {
+            Ok(agreement) => agreement,
+            Err(haggling::Ended::ByClient) => return,
+            Err(reason) => {
+                let cause = std::error::Error::source(&reason).map(ToString::to_string);
+                tracing::info!(client = peer.holder, %reason, cause, "an NBD handshake failed");
+                return;
+            }
+        };
+        let holder = peer.holder;
         let name = agreement.opened.listed.name;
         tracing::debug!(
             client = holder,

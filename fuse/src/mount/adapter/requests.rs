@@ -1,189 +1,38 @@
-//! FUSE: turns the kernel's requests into calls on the [`Tree`], and answers. Nothing is decided
-//! here, and nothing else in the crate names `fuser`.
-//!
-//! Requests are read by [`REQUEST_THREADS`] threads, each on its own clone of the device
-//! (FUSE_DEV_IOC_CLONE), and answered by the thread that read them. The kernel holds back what
-//! exceeds them; there is no queue of ours.
-//!
-//! Caching, so that another door's view agrees:
-//! - Volumes bypass the page cache (FOPEN_DIRECT_IO): a read(2) is the store's present state, a
-//!   write(2) is in the store when it returns. Shared writable mappings are refused by the kernel
-//!   (ENODEV); private mappings and sendfile(2) see the state at the last open(2).
-//! - Everything else cannot change under its inode number (see [`super::inode`]), so the kernel
-//!   keeps its pages for as long as it likes.
-//! - Names are believed for a second, attributes of volumes not at all.
+//! The requests of the kernel, one function each: unpack, call the [`Tree`](super::Tree), answer.
 
-use super::MountOptions;
-use super::allocation::Seek;
-use super::directory::Entry;
-use super::failure::{Failure, Result};
-use super::tree::{Access, Attributes, NAME_VALID, Tree};
-use super::volume_file::now_ms;
+use super::{Adapter, DOTS, UNKNOWN, answer, ask, caching, errno, intent, kind, since_epoch_ns};
+use crate::mount::allocation::Seek;
+use crate::mount::failure::{Failure, Result};
+use crate::mount::posix;
+use crate::mount::stat::{Attributes, Changes};
+use crate::mount::tree::{Intent, NAME_VALID};
 use fuser::{
-    AccessFlags, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, Request, SessionACL, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BsdFileFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Threads that read requests and answer them.
-const REQUEST_THREADS: usize = 16;
-/// Largest read or write of one request.
-const REQUEST_BYTES_MAX: u32 = 1 << 20;
-/// Background requests (read-ahead, asynchronous direct I/O) the kernel may have under way.
-const BACKGROUND_MAX: u16 = 64;
-/// What stat(2) recommends as the size of a read.
-const IO_BYTES: u32 = 128 << 10;
-/// The inode number of an entry that has none yet (libfuse's FUSE_UNKNOWN_INO).
-const UNKNOWN: INodeNo = INodeNo(0xffff_ffff);
-/// `.` and `..` come before the entries of the tree.
-const DOTS: u64 = 2;
-
-/// A session with the kernel, not yet served.
-pub(super) struct Session(fuser::Session<Adapter>);
-
-impl Session {
-    /// Shakes hands with the kernel over `device`, which somebody has mounted.
-    pub(super) fn begin(
-        tree: Arc<Tree>,
-        device: OwnedFd,
-        options: &MountOptions,
-    ) -> std::io::Result<Self> {
-        let acl = if options.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        let mut config = Config::default();
-        config.acl = acl;
-        config.n_threads = Some(REQUEST_THREADS);
-        config.clone_fd = true;
-        let adapter = Adapter {
-            tree,
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            everyone: options.allow_other,
-        };
-        Ok(Self(fuser::Session::from_fd(adapter, device, acl, config)?))
-    }
-
-    /// Serves until the file system is unmounted.
-    pub(super) fn run(self) -> std::io::Result<()> {
-        self.0.run()
-    }
-}
-
-struct Adapter {
-    tree: Arc<Tree>,
-    uid: u32,
-    gid: u32,
-    /// Whether every local user may use it, or the one who mounted it only.
-    everyone: bool,
-}
+use std::time::{Duration, SystemTime};
 
 thread_local! {
     /// Bytes on their way to the kernel: one buffer for each request thread.
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Adapter {
-    fn attr(&self, attributes: &Attributes) -> FileAttr {
-        let time = UNIX_EPOCH + Duration::from_millis(attributes.modified_ms);
-        let mode = match (attributes.directory, attributes.writable) {
-            (true, _) => 0o555,
-            (false, true) => 0o666,
-            (false, false) => 0o444,
-        };
-        FileAttr {
-            ino: INodeNo(attributes.number),
-            size: attributes.length_bytes,
-            blocks: attributes.allocated_bytes.div_ceil(512),
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind: if attributes.directory {
-                FileType::Directory
-            } else {
-                FileType::RegularFile
-            },
-            perm: if self.everyone { mode } else { mode & 0o700 },
-            // One link on directories too: find(1) takes two as "no directories below".
-            nlink: 1,
-            uid: self.uid,
-            gid: self.gid,
-            rdev: 0,
-            blksize: IO_BYTES,
-            flags: 0,
-        }
-    }
-
-    fn answer_attr(&self, what: &'static str, attributes: Result<Attributes>, reply: ReplyAttr) {
-        match attributes {
-            Ok(attributes) => reply.attr(&attributes.valid, &self.attr(&attributes)),
-            Err(failure) => reply.error(errno(what, &failure)),
-        }
-    }
-
-    fn refuse_change(&self, what: &'static str, parent: INodeNo) -> Errno {
-        errno(what, &self.tree.refuse_change(parent.0))
-    }
-}
-
-fn answer(what: &'static str, result: Result<()>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(failure) => reply.error(errno(what, &failure)),
-    }
-}
-
-/// The failure's errno. This is where it is handled, so this is where it is logged.
-fn errno(what: &'static str, failure: &Failure) -> Errno {
-    let errno = failure.errno();
-    if failure.is_alarming() {
-        tracing::error!(what, %errno, "{}", failure.chain());
-    } else if failure.is_missing() {
-        tracing::trace!(what, %errno, "{}", failure.chain());
-    } else {
-        tracing::debug!(what, %errno, "{}", failure.chain());
-    }
-    Errno::from_i32(errno.raw_os_error())
-}
+const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+const ZERO_RANGE_KEEP_SIZE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Each setter answers with the nearest it can do; a kernel without a capability goes on without.
-        let _ = config.set_max_write(REQUEST_BYTES_MAX);
-        if let Err(nearest) = config.set_max_readahead(REQUEST_BYTES_MAX) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        let _ = config.set_max_background(BACKGROUND_MAX);
-        for wanted in [
-            InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
-            InitFlags::FUSE_ASYNC_DIO,
-        ] {
-            let _ = config.add_capabilities(wanted);
-        }
+        ask(config);
         Ok(())
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.tree.lookup(parent.0, name) {
-            Ok(attributes) => {
-                let attr = self.attr(&attributes);
-                reply.entry_with_ttls(&attributes.valid, &NAME_VALID, &attr, Generation(0));
-            }
-            Err(failure) => reply.error(errno("lookup", &failure)),
-        }
+        self.answer_entry("lookup", self.tree.lookup(parent.0, name), reply);
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -212,24 +61,17 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = || {
-            if mode.is_some() || uid.is_some() || gid.is_some() {
-                self.tree.writable(ino.0)?;
-                return Err(Failure::NotByFile);
-            }
-            if let Some(length) = size {
-                self.tree.set_length(ino.0, length)?;
-            }
-            match mtime {
-                Some(TimeOrNow::Now) => self.tree.set_modified(ino.0, now_ms())?,
-                Some(TimeOrNow::SpecificTime(time)) => {
-                    self.tree.set_modified(ino.0, since_epoch_ms(time))?;
-                }
-                None => {}
-            }
-            self.tree.attributes(ino.0)
+        let modified_ns = mtime.map(|time| match time {
+            TimeOrNow::Now => since_epoch_ns(SystemTime::now()),
+            TimeOrNow::SpecificTime(time) => since_epoch_ns(time),
+        });
+        let changes = Changes {
+            mode,
+            owner: self.is_other(uid, gid),
+            length_bytes: size,
+            modified_ns,
         };
-        self.answer_attr("setattr", set(), reply);
+        self.answer_attr("setattr", self.tree.change(ino.0, changes), reply);
     }
 
     fn access(&self, _req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
@@ -264,20 +106,8 @@ impl Filesystem for Adapter {
     // ---- files
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let access = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => Access::Read,
-            _ if flags.0 & libc::O_APPEND != 0 => Access::Append,
-            OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => Access::Write,
-        };
-        match self.tree.open(ino.0, access) {
-            Ok(opened) => {
-                let caching = if opened.unchanging {
-                    FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-                } else {
-                    FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-                };
-                reply.opened(FileHandle(opened.handle), caching);
-            }
+        match self.tree.open(ino.0, intent(flags)) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), caching(opened.caching)),
             Err(failure) => reply.error(errno("open", &failure)),
         }
     }
@@ -338,8 +168,10 @@ impl Filesystem for Adapter {
         let done = match mode {
             PUNCH_HOLE | ZERO_RANGE_KEEP_SIZE => self.tree.punch(fh.0, offset, length),
             libc::FALLOC_FL_ZERO_RANGE => self.tree.zero_range(fh.0, offset, length),
+            0 => self.tree.reserve(fh.0, offset, length, false),
+            libc::FALLOC_FL_KEEP_SIZE => self.tree.reserve(fh.0, offset, length, true),
             _ => Err(Failure::Unsupported(
-                "volumes are thin: of fallocate only PUNCH_HOLE and ZERO_RANGE are done",
+                "of fallocate only PUNCH_HOLE, ZERO_RANGE and plain reservation are done",
             )),
         };
         answer("fallocate", done, reply);
@@ -508,102 +340,183 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    // ---- changes of names: none
+    // ---- changes of names
 
     fn create(
         &self,
         _req: &Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
-        reply.error(self.refuse_change("create", parent));
+        let wanted = Intent {
+            write: true,
+            ..intent(OpenFlags(flags))
+        };
+        let exclusive = flags & libc::O_EXCL != 0;
+        match self.tree.create(parent.0, name, mode, exclusive, wanted) {
+            Ok((attributes, opened)) => reply.created(
+                &NAME_VALID.min(attributes.valid),
+                &self.attr(&attributes),
+                Generation(0),
+                FileHandle(opened.handle),
+                caching(opened.caching),
+            ),
+            Err(failure) => reply.error(errno("create", &failure)),
+        }
     }
 
     fn mknod(
         &self,
         _req: &Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(self.refuse_change("mknod", parent));
+        let made = match mode & libc::S_IFMT {
+            libc::S_IFREG | 0 => self.tree.make_file(parent.0, name, mode),
+            _ => Err(Failure::NoSuchKind),
+        };
+        self.answer_entry("mknod", made, reply);
     }
 
     fn mkdir(
         &self,
         _req: &Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _mode: u32,
+        name: &OsStr,
+        mode: u32,
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        reply.error(self.refuse_change("mkdir", parent));
+        let made = self.tree.make_directory(parent.0, name, mode);
+        self.answer_entry("mkdir", made, reply);
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse_change("unlink", parent));
+    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer("unlink", self.tree.unlink(parent.0, name), reply);
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse_change("rmdir", parent));
-    }
-
-    fn symlink(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        _name: &OsStr,
-        _target: &Path,
-        reply: ReplyEntry,
-    ) {
-        reply.error(self.refuse_change("symlink", parent));
-    }
-
-    fn link(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        parent: INodeNo,
-        _name: &OsStr,
-        reply: ReplyEntry,
-    ) {
-        reply.error(self.refuse_change("link", parent));
+    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        answer("rmdir", self.tree.remove_directory(parent.0, name), reply);
     }
 
     fn rename(
         &self,
         _req: &Request,
         parent: INodeNo,
-        _name: &OsStr,
-        _newparent: INodeNo,
-        _newname: &OsStr,
-        _flags: RenameFlags,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse_change("rename", parent));
+        let keep = flags.contains(RenameFlags::RENAME_NOREPLACE);
+        if flags.intersects(RenameFlags::RENAME_NOREPLACE.complement()) {
+            return reply.error(Errno::EINVAL);
+        }
+        let renamed = self
+            .tree
+            .rename((parent.0, name), (newparent.0, newname), keep);
+        answer("rename", renamed, reply);
+    }
+
+    fn symlink(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno("symlink", &Failure::NoSuchKind));
+    }
+
+    fn link(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _parent: INodeNo,
+        _name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(errno("link", &Failure::NoSuchKind));
+    }
+
+    // ---- extended attributes
+
+    fn setxattr(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let how = (
+            flags & libc::XATTR_CREATE != 0,
+            flags & libc::XATTR_REPLACE != 0,
+        );
+        let name = name.to_str().unwrap_or_default();
+        let set = self.tree.set_attribute(ino.0, name, value, how);
+        answer("setxattr", set, reply);
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = name.to_str().and_then(posix::metadata_of);
+        let Some(name) = name else {
+            return reply.error(Errno::ENODATA);
+        };
+        let value = self.tree.user(ino.0).and_then(|mut user| {
+            let value = user.remove(name).ok_or(Failure::NoAttribute)?;
+            Ok(value.into_bytes())
+        });
+        answer_attribute("getxattr", value, size, reply);
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.tree.user(ino.0).map(|user| {
+            let names = posix::attributes(&user).map(|(name, _)| format!("{name}\0"));
+            names.collect::<String>().into_bytes()
+        });
+        answer_attribute("listxattr", names, size, reply);
+    }
+
+    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_str().unwrap_or_default();
+        let removed = self.tree.remove_attribute(ino.0, name);
+        answer("removexattr", removed, reply);
     }
 }
 
-const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-const ZERO_RANGE_KEEP_SIZE: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-
-fn kind(entry: &Entry) -> FileType {
-    if entry.node.is_directory() {
-        FileType::Directory
-    } else {
-        FileType::RegularFile
+impl Adapter {
+    fn answer_entry(&self, what: &'static str, made: Result<Attributes>, reply: ReplyEntry) {
+        match made {
+            Ok(attributes) => {
+                let attr = self.attr(&attributes);
+                reply.entry_with_ttls(&attributes.valid, &NAME_VALID, &attr, Generation(0));
+            }
+            Err(failure) => reply.error(errno(what, &failure)),
+        }
     }
 }
 
-fn since_epoch_ms(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// `size` is the room there is; 0 asks how much it takes.
+fn answer_attribute(what: &'static str, value: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) => match u32::try_from(value.len()) {
+            Ok(length) if size == 0 => reply.size(length),
+            Ok(length) if length <= size => reply.data(&value),
+            _ => reply.error(Errno::ERANGE),
+        },
+        Err(failure) => reply.error(errno(what, &failure)),
+    }
 }
