@@ -50,6 +50,9 @@ pub(crate) struct Global {
     /// Server to speak to [default: the one that runs on the data directory]
     #[arg(long, global = true, value_name = "URL", help_heading = EVERYWHERE)]
     pub(crate) endpoint: Option<String>,
+    /// Certificate of the CA to trust, PEM [default: the server's own, or the system's]
+    #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
+    pub(crate) ca: Option<PathBuf>,
     /// Configuration file [default: ~/.config/infall/config.toml]
     #[arg(long, global = true, value_name = "FILE", help_heading = EVERYWHERE)]
     pub(crate) config: Option<PathBuf>,
@@ -96,11 +99,51 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: Box<crate::vm::Verb>,
     },
+    /// Users and their keys: create, ls, show, rm, key, policy, attach, detach
+    User {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::identity::UserVerb,
+    },
+    /// Groups of users: create, ls, show, rm, add, take, policy, attach, detach
+    Group {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::identity::GroupVerb,
+    },
+    /// Roles: create, ls, show, rm, trust, policy, attach, detach
+    Role {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::identity::RoleVerb,
+    },
+    /// Policies: create, ls, show, rm, check, test
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::identity::PolicyVerb,
+    },
+    /// Issuers whose tokens are believed: add, ls, rm
+    Issuer {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::identity::IssuerVerb,
+    },
+    /// Log in with an issuer's token: keys for a while
+    Login(crate::login::Arguments),
+    /// Forget the keys of a login
+    Logout,
+    /// Projects and their quotas: create, ls, show, set-quota, rm
+    Project {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::identity::ProjectVerb,
+    },
     /// Show volumes, snapshots, images and buckets as files
     Mount(crate::mount::Mount),
     /// Take a mount away
     Umount(crate::mount::Umount),
-    /// Copy files and trees to and from any S3, in parallel and verified: put, get
+    /// Copy files and trees between S3, WebDAV, CDMI, the web and here: put, get, sync, verify
     Stage {
         /// What to do.
         #[command(subcommand)]
@@ -124,6 +167,12 @@ Examples:
     Check(crate::check::Arguments),
     /// Print variables for aws, boto3 and rclone
     Env(crate::environment::Arguments),
+    /// The server's certificate: make, load, show
+    Tls {
+        /// What to do.
+        #[command(subcommand)]
+        verb: crate::tls::Verb,
+    },
     /// Look at this machine and say what is missing
     #[command(after_help = "\
 Examples:
@@ -189,8 +238,9 @@ impl Global {
             .as_ref()
             .map(|data| ("data", data.display().to_string()));
         let endpoint = self.endpoint.clone().map(|endpoint| ("endpoint", endpoint));
+        let ca = self.ca.as_ref().map(|ca| ("ca", ca.display().to_string()));
         let log = self.log.clone().map(|log| ("log.level", log));
-        let all: Vec<_> = [data, endpoint, log].into_iter().flatten().collect();
+        let all: Vec<_> = [data, endpoint, ca, log].into_iter().flatten().collect();
         debug_assert!(
             all.iter()
                 .all(|(key, _)| SETTINGS.iter().any(|known| known.key == *key))

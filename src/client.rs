@@ -6,8 +6,11 @@ use bytes::Bytes;
 use gateway::api::{ErrorBody, ErrorReply, PREFIX};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,25 +19,38 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Speaks to one server with one key.
 pub(crate) struct Client {
-    http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
+    http: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     server: String,
     authorization: String,
 }
 
 impl Client {
-    /// `server` is `http://host:port`.
-    pub(crate) fn new(server: &str, credentials: &Credentials) -> Outcome<Self> {
-        if !server.starts_with("http://") {
-            let message = format!("endpoint {server:?} is not http://host:port");
-            return Err(Failure::new(Exit::Usage, "endpoint", message));
-        }
+    /// `server` is `http://host:port` or `https://host:port`; `ca` holds the only certificates that
+    /// are trusted, PEM. Without it, those that the system trusts are.
+    pub(crate) fn new(
+        server: &str,
+        credentials: &Credentials,
+        ca: Option<&std::path::Path>,
+    ) -> Outcome<Self> {
+        let tls = match server.split_once("://") {
+            Some(("http", _)) => trust(None, false)?,
+            Some(("https", _)) => trust(ca, true)?,
+            _ => {
+                let message =
+                    format!("endpoint {server:?} is not http://host:port or https://host:port");
+                return Err(Failure::new(Exit::Usage, "endpoint", message));
+            }
+        };
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .build();
         Ok(Self {
-            http: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http(),
+            http: hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+                .build(connector),
             server: server.trim_end_matches('/').to_owned(),
-            authorization: format!(
-                "Bearer {}:{}",
-                credentials.access_key, credentials.secret_key
-            ),
+            authorization: format!("Bearer {}", credentials.bearer()),
         })
     }
 
@@ -53,6 +69,14 @@ impl Client {
             Failure::new(Exit::Internal, "request", "the request is no JSON").because(error)
         })?;
         self.json(Method::POST, path, Some(body)).await
+    }
+
+    /// Makes it so.
+    pub(crate) async fn put(&self, path: &Path, ask: &impl Serialize) -> Outcome {
+        let body = serde_json::to_vec(ask).map_err(|error| {
+            Failure::new(Exit::Internal, "request", "the request is no JSON").because(error)
+        })?;
+        self.send(Method::PUT, path, Some(body)).await.map(drop)
     }
 
     /// Removes.
@@ -137,6 +161,12 @@ impl Client {
         while let Some(deeper) = cause.source() {
             cause = deeper;
         }
+        if is_of_tls(cause) {
+            let message = format!("the certificate of {} is not trusted", self.server);
+            return Failure::new(Exit::Denied, "server", message)
+                .because(cause)
+                .hint("Name the CA that signed it: --ca FILE, or INFALL_CA");
+        }
         Failure::new(
             Exit::Unavailable,
             "server",
@@ -144,6 +174,68 @@ impl Client {
         )
         .because(cause)
         .hint("Start it: infall serve")
+    }
+}
+
+/// What a server's certificate is held against. Nothing is read where no certificate will be shown.
+pub(crate) fn trust(ca: Option<&std::path::Path>, wanted: bool) -> Outcome<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    match ca {
+        Some(file) => {
+            let unfit = |error: &dyn std::fmt::Display| {
+                let message = format!("{} holds no certificate to trust", file.display());
+                Failure::new(Exit::Usage, "tls", message)
+                    .because(error)
+                    .hint("Name a PEM file: --ca FILE, or INFALL_CA")
+            };
+            let found = CertificateDer::pem_file_iter(file).map_err(|error| unfit(&error))?;
+            for certificate in found {
+                let certificate = certificate.map_err(|error| unfit(&error))?;
+                roots.add(certificate).map_err(|error| unfit(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(unfit(&"there is none in it"));
+            }
+        }
+        None if wanted => {
+            // What cannot be read is missed when a certificate is not trusted; that says enough.
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+        None => {}
+    }
+    trusting(roots)
+}
+
+/// The same for certificates at hand, PEM.
+pub(crate) fn trust_pem(pem: &str) -> Outcome<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let unfit = |error: &dyn std::fmt::Display| {
+            Failure::new(Exit::Usage, "tls", "a certificate cannot be read").because(error)
+        };
+        let certificate = certificate.map_err(|error| unfit(&error))?;
+        roots.add(certificate).map_err(|error| unfit(&error))?;
+    }
+    trusting(roots)
+}
+
+fn trusting(roots: rustls::RootCertStore) -> Outcome<rustls::ClientConfig> {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| {
+            Failure::new(Exit::Internal, "tls", "no TLS version is left").because(error)
+        })?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Whether TLS is what went wrong. An I/O error does not count what it carries among its sources.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let carried = error.downcast_ref::<std::io::Error>();
+    match carried.and_then(std::io::Error::get_ref) {
+        Some(carried) => is_of_tls(carried),
+        None => error.is::<rustls::Error>(),
     }
 }
 
@@ -224,9 +316,10 @@ mod tests {
         let pair = Credentials {
             access_key: "a".into(),
             secret_key: "b".into(),
+            session_token: None,
         };
-        for server in ["127.0.0.1:9000", "https://x", ""] {
-            let failure = Client::new(server, &pair).err().unwrap();
+        for server in ["127.0.0.1:9000", "ftp://x", ""] {
+            let failure = Client::new(server, &pair, None).err().unwrap();
             assert_eq!(failure.exit(), Exit::Usage);
             assert!(failure.to_string().contains(&format!("{server:?}")));
         }

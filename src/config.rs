@@ -39,6 +39,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "server that commands speak to; the one that runs on the data directory",
     },
     Setting {
+        key: "ca",
+        env: "INFALL_CA",
+        default: "",
+        help: "certificate (PEM) of the CA that commands trust; the server's own, or the system's",
+    },
+    Setting {
         key: "serve.listen",
         env: "INFALL_LISTEN",
         default: "127.0.0.1:9000",
@@ -51,6 +57,36 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "NBD on TCP as well, e.g. 127.0.0.1:10809; the unix socket is always there",
     },
     Setting {
+        key: "serve.tls",
+        env: "INFALL_TLS",
+        default: "auto",
+        help: "on, off, or auto: as soon as there is a certificate; needed off loopback",
+    },
+    Setting {
+        key: "serve.tls_cert",
+        env: "INFALL_TLS_CERT",
+        default: "",
+        help: "certificate chain (PEM); what infall tls make or load put into the data directory",
+    },
+    Setting {
+        key: "serve.tls_key",
+        env: "INFALL_TLS_KEY",
+        default: "",
+        help: "its private key (PEM)",
+    },
+    Setting {
+        key: "serve.trusted_proxies",
+        env: "INFALL_TRUSTED_PROXIES",
+        default: "",
+        help: "proxies whose X-Forwarded-For counts: addresses and networks, commas between",
+    },
+    Setting {
+        key: "serve.connections_max",
+        env: "INFALL_CONNECTIONS_MAX",
+        default: "4096",
+        help: "HTTP connections at once; one address gets half of them at most",
+    },
+    Setting {
         key: "serve.region",
         env: "INFALL_REGION",
         default: "infall",
@@ -61,6 +97,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         env: "INFALL_SHUTDOWN_SECONDS",
         default: "10",
         help: "how long a stopping server lets requests finish",
+    },
+    Setting {
+        key: "dav.tpc_hosts",
+        env: "INFALL_DAV_TPC_HOSTS",
+        default: "",
+        help: "servers that third-party copies may reach: names, *.domains, networks; none without",
+    },
+    Setting {
+        key: "dav.tpc_ca",
+        env: "INFALL_DAV_TPC_CA",
+        default: "",
+        help: "certificates (PEM) of the CAs those servers are trusted by; the system's without",
     },
     Setting {
         key: "store.segment",
@@ -85,6 +133,30 @@ pub(crate) const SETTINGS: &[Setting] = &[
         env: "INFALL_STORE_COLLECTOR",
         default: "true",
         help: "collect dead segments in the background",
+    },
+    Setting {
+        key: "provider.country",
+        env: "INFALL_PROVIDER_COUNTRY",
+        default: "",
+        help: "where this node is, ISO 3166-1 alpha-2 (DE); unknown, it satisfies no wish of placement but anywhere",
+    },
+    Setting {
+        key: "provider.enterprise_number",
+        env: "INFALL_PROVIDER_ENTERPRISE_NUMBER",
+        default: "32473",
+        help: "the provider's number with IANA, which CDMI object ids carry",
+    },
+    Setting {
+        key: "journal.keep_days",
+        env: "INFALL_JOURNAL_KEEP_DAYS",
+        default: "90",
+        help: "days that the journal keeps an event",
+    },
+    Setting {
+        key: "journal.keep_events",
+        env: "INFALL_JOURNAL_KEEP_EVENTS",
+        default: "10000000",
+        help: "events that the journal keeps, the last ones",
     },
     Setting {
         key: "vm.uri",
@@ -128,6 +200,17 @@ impl std::fmt::Display for Origin {
             Self::Flag => out.write_str("flag"),
         }
     }
+}
+
+/// Whether listeners speak TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsMode {
+    /// They must.
+    On,
+    /// They do not, which only loopback may.
+    Off,
+    /// They do if there is a certificate.
+    Auto,
 }
 
 /// All settings with their values.
@@ -199,6 +282,11 @@ impl Config {
     fn validate(&self) -> Outcome {
         self.listen()?;
         self.nbd_tcp()?;
+        self.tls()?;
+        self.trusted_proxies()?;
+        self.dav_hosts()?;
+        self.connections_max()?;
+        self.cdmi()?;
         self.shutdown_deadline()?;
         self.bytes("store.segment")?;
         self.bytes("store.reserve")?;
@@ -293,6 +381,78 @@ impl Config {
         }
     }
 
+    /// Whether listeners speak TLS.
+    pub(crate) fn tls(&self) -> Outcome<TlsMode> {
+        if self.text("serve.tls") == "auto" {
+            return Ok(TlsMode::Auto);
+        }
+        match self.flag("serve.tls") {
+            Ok(true) => Ok(TlsMode::On),
+            Ok(false) => Ok(TlsMode::Off),
+            Err(_) => Err(self.wrong("serve.tls", "on, off or auto")),
+        }
+    }
+
+    /// Certificate and key, as far as they are named.
+    pub(crate) fn tls_files(&self) -> (Option<PathBuf>, Option<PathBuf>) {
+        let file = |key| Some(PathBuf::from(self.text(key))).filter(|path| *path != Path::new(""));
+        (file("serve.tls_cert"), file("serve.tls_key"))
+    }
+
+    /// The CA that commands trust, if one was named.
+    pub(crate) fn ca(&self) -> Option<PathBuf> {
+        Some(PathBuf::from(self.text("ca"))).filter(|path| *path != Path::new(""))
+    }
+
+    /// What CDMI says of this node.
+    pub(crate) fn cdmi(&self) -> Outcome<gateway::cdmi::Settings> {
+        let country = match self.text("provider.country") {
+            "" => None,
+            code if gateway::cdmi::Settings::is_country(code) => Some(code.to_owned()),
+            _ => return Err(self.wrong("provider.country", "a code of ISO 3166-1 such as DE")),
+        };
+        let number = self.text("provider.enterprise_number").parse::<u32>();
+        let enterprise = number
+            .ok()
+            .filter(|number| *number < 1 << 24)
+            .ok_or_else(|| self.wrong("provider.enterprise_number", "a number below 16777216"))?;
+        Ok(gateway::cdmi::Settings {
+            country,
+            enterprise,
+        })
+    }
+
+    /// Whose word on the client's address counts.
+    pub(crate) fn trusted_proxies(&self) -> Outcome<crate::serve::Proxies> {
+        self.text("serve.trusted_proxies").parse().map_err(|_| {
+            let expected = "a list of addresses and networks such as 10.0.0.7, 192.168.0.0/16";
+            self.wrong("serve.trusted_proxies", expected)
+        })
+    }
+
+    /// Whom third-party copies may reach.
+    pub(crate) fn dav_hosts(&self) -> Outcome<gateway::dav::Hosts> {
+        self.text("dav.tpc_hosts").parse().map_err(|_| {
+            let expected =
+                "a list of NAME, *.DOMAIN, ADDRESS or NETWORK/BITS, each with :PORT or not";
+            self.wrong("dav.tpc_hosts", expected)
+        })
+    }
+
+    /// The CAs by which these are trusted, if they were named.
+    pub(crate) fn dav_ca(&self) -> Option<PathBuf> {
+        Some(PathBuf::from(self.text("dav.tpc_ca"))).filter(|path| *path != Path::new(""))
+    }
+
+    /// HTTP connections at once.
+    pub(crate) fn connections_max(&self) -> Outcome<usize> {
+        let count = self.text("serve.connections_max").parse();
+        match count {
+            Ok(count @ 2..=1_000_000) => Ok(count),
+            _ => Err(self.wrong("serve.connections_max", "a number from 2 to 1000000")),
+        }
+    }
+
     /// The region that S3 clients sign for.
     pub(crate) fn region(&self) -> &str {
         self.text("serve.region")
@@ -305,6 +465,18 @@ impl Config {
             .parse()
             .map_err(|_| self.wrong("serve.shutdown_seconds", "a number of seconds"))?;
         Ok(Duration::from_secs(seconds))
+    }
+
+    /// How much of the journal is kept.
+    pub(crate) fn journal(&self) -> Outcome<blockstore::Keep> {
+        let count = |key: &'static str, what: &str| -> Outcome<u64> {
+            self.text(key).parse().map_err(|_| self.wrong(key, what))
+        };
+        let days = count("journal.keep_days", "a number of days")?;
+        Ok(blockstore::Keep {
+            age: Duration::from_secs(days.saturating_mul(24 * 60 * 60)),
+            events: count("journal.keep_events", "a number of events")?,
+        })
     }
 
     /// How the store is opened.

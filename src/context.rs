@@ -41,7 +41,7 @@ impl Context {
     pub(crate) fn client(&self) -> Outcome<Client> {
         let server = self.server_url()?;
         let credentials = self.credentials(&server)?;
-        Client::new(&server, &credentials)
+        Client::new(&server, &credentials, self.ca().as_deref())
     }
 
     /// Where the server is: as named, else as the one on the data directory wrote it down.
@@ -52,13 +52,29 @@ impl Context {
         Ok(ServerFile::read(&self.data()?)?.endpoint)
     }
 
-    /// The key pair: from the environment, else from the data directory.
+    /// Whose certificates are trusted, where it is not the system that knows: as named, else the CA
+    /// of the server that runs on the data directory.
+    pub(crate) fn ca(&self) -> Option<PathBuf> {
+        self.config.ca().or_else(|| {
+            let data = self.data().ok()?;
+            ServerFile::read(&data).ok()?.ca
+        })
+    }
+
+    /// Whether `server` is the one that runs on the data directory.
+    fn is_own(&self, server: &str) -> bool {
+        let own = self.data().and_then(|data| ServerFile::read(&data));
+        own.is_ok_and(|own| own.endpoint == server)
+    }
+
+    /// The key: from the environment, else from a login that has not ended, else from the data directory.
     pub(crate) fn credentials(&self, server: &str) -> Outcome<Credentials> {
         match (variable("INFALL_ACCESS_KEY"), variable("INFALL_SECRET_KEY")) {
             (Some(access_key), Some(secret_key)) => {
                 return Ok(Credentials {
                     access_key,
                     secret_key,
+                    session_token: variable("INFALL_SESSION_TOKEN"),
                 });
             }
             (None, None) => {}
@@ -68,15 +84,22 @@ impl Context {
                     .hint("Set both, or neither to use those of the data directory"));
             }
         }
+        if let Some(saved) = crate::login::of_server(server)? {
+            return Ok(Credentials {
+                access_key: saved.access_key,
+                secret_key: saved.secret_key,
+                session_token: Some(saved.session_token),
+            });
+        }
         let data = self.data()?;
         // The key of this machine's server is not shown to whoever listens elsewhere.
-        if !render::is_loopback(server) {
+        if !render::is_loopback(server) && !self.is_own(server) {
             let message = format!(
                 "no key for {server}: that of {} stays on this machine",
                 data.display()
             );
             return Err(Failure::new(Exit::Denied, "credentials", message)
-                .hint("Set INFALL_ACCESS_KEY and INFALL_SECRET_KEY"));
+                .hint("Log in: infall login; or set INFALL_ACCESS_KEY and INFALL_SECRET_KEY"));
         }
         let path = data.join(CREDENTIALS_FILE);
         if !path.exists() {
@@ -111,6 +134,6 @@ pub(crate) fn load_credentials(path: &std::path::Path) -> Outcome<(Credentials, 
     })
 }
 
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -32,7 +32,9 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Outcome {
         Some(_) => context.config.region().to_owned(),
         None => ServerFile::read(&context.data()?)?.region,
     };
-    let variables: BTreeMap<&str, &str> = BTreeMap::from([
+    let ca = context.ca().filter(|_| endpoint.starts_with("https://"));
+    let ca = ca.map(|ca| ca.display().to_string());
+    let mut variables: BTreeMap<&str, &str> = BTreeMap::from([
         ("AWS_ACCESS_KEY_ID", credentials.access_key.as_str()),
         ("AWS_SECRET_ACCESS_KEY", credentials.secret_key.as_str()),
         ("AWS_DEFAULT_REGION", region.as_str()),
@@ -52,6 +54,16 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Outcome {
         ("RCLONE_CONFIG_INFALL_ENDPOINT", endpoint.as_str()),
         ("RCLONE_CONFIG_INFALL_FORCE_PATH_STYLE", "true"),
     ]);
+    if let Some(ca) = &ca {
+        // curl's own variable would hide the system's CAs from every other server; the SDKs' does, too,
+        // but they speak to this one now.
+        variables.insert("AWS_CA_BUNDLE", ca);
+        variables.insert("RCLONE_CA_CERT", ca);
+    }
+    if let Some(token) = &credentials.session_token {
+        variables.insert("AWS_SESSION_TOKEN", token);
+        variables.insert("RCLONE_CONFIG_INFALL_SESSION_TOKEN", token);
+    }
     context.show(&variables, || {
         let mut text = String::new();
         if arguments.unset {

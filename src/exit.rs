@@ -19,7 +19,10 @@ pub(crate) const EXIT_CODES: &str = "\
   6  denied: wrong or missing key, or no permission on a file
   7  no space: delete, collect, or add space
   8  corrupt: stored bytes or records are not what was written; look with infall check --scrub
-  9  invalid or unsupported: the server understood and refused the values, or cannot do this yet";
+  9  invalid or unsupported: the server understood and refused the values, or cannot do this yet
+ 10  nothing matched: infall stage had files to choose from, and the patterns took none
+ 11  partly done: infall stage copied some files and failed at others, which it names
+ 12  interrupted: infall stage was told to end; run it again to go on where it stopped";
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,12 @@ pub(crate) enum Exit {
     Corrupt = 8,
     /// The values were refused, or this cannot be done yet.
     Invalid = 9,
+    /// Nothing was chosen.
+    Nothing = 10,
+    /// Some of it was done.
+    Partial = 11,
+    /// Told to end before it was done.
+    Interrupted = 12,
 }
 
 impl From<Kind> for Exit {
@@ -87,6 +96,9 @@ impl Failure {
             Exit::NoSpace => kind_name(Kind::NoSpace),
             Exit::Corrupt => kind_name(Kind::Corrupt),
             Exit::Invalid => kind_name(Kind::Invalid),
+            Exit::Nothing => "nothing_matched",
+            Exit::Partial => "partial",
+            Exit::Interrupted => "interrupted",
         };
         let body = ErrorBody {
             kind: kind.into(),
@@ -177,6 +189,11 @@ impl From<ErrorBody> for Failure {
             (Kind::NotFound, "snapshot") => Some("List them: infall snapshot ls"),
             (Kind::NotFound, "bucket") => Some("List them: infall bucket ls"),
             (Kind::NotFound, "instance" | "vm") => Some("List them: infall vm ls"),
+            (Kind::NotFound, "user") => Some("List them: infall user ls"),
+            (Kind::NotFound, "group") => Some("List them: infall group ls"),
+            (Kind::NotFound, "role") => Some("List them: infall role ls"),
+            (Kind::NotFound, "policy") => Some("List them: infall policy ls"),
+            (Kind::NotFound, "project") => Some("List them: infall project ls"),
             (Kind::NotFound, "mount") => Some("List them: infall mount --list"),
             (Kind::NoSpace, _) => Some("Free some: infall store collect"),
             (Kind::Corrupt, _) => Some("Look closer: infall check --scrub"),

@@ -1,7 +1,8 @@
 //! `infall`: arguments in, library calls, an exit code out.
 //!
 //! `serve` is the server; everything else is a client of its JSON API, but for `check` (which can
-//! open a data directory that no server has), `stage` (an S3 client), `config` and `doctor`.
+//! open a data directory that no server has), `stage` (a client of S3, WebDAV, CDMI and the web),
+//! `config` and `doctor`.
 
 mod bucket;
 mod check;
@@ -14,7 +15,9 @@ mod doctor;
 mod environment;
 mod events;
 mod exit;
+mod identity;
 mod image;
+mod login;
 mod mount;
 mod render;
 mod serve;
@@ -23,6 +26,7 @@ mod snapshot;
 mod stage;
 mod status;
 mod store;
+mod tls;
 mod units;
 mod vm;
 mod volume;
@@ -75,6 +79,14 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Volume { verb } => volume::run(context, verb).await,
         Command::Snapshot { verb } => snapshot::run(context, verb).await,
         Command::Vm { verb } => vm::run(context, *verb).await,
+        Command::User { verb } => identity::user(context, verb).await,
+        Command::Group { verb } => identity::group(context, verb).await,
+        Command::Role { verb } => identity::role(context, verb).await,
+        Command::Policy { verb } => identity::policy(context, verb).await,
+        Command::Issuer { verb } => identity::issuer(context, verb).await,
+        Command::Login(arguments) => login::login(context, arguments).await,
+        Command::Logout => login::logout(context),
+        Command::Project { verb } => identity::project(context, verb).await,
         Command::Mount(arguments) => mount::mount(context, arguments).await,
         Command::Umount(arguments) => mount::umount(context, arguments).await,
         Command::Stage { verb } => stage::run(context, verb).await,
@@ -83,6 +95,7 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Status => status::run(context).await,
         Command::Check(arguments) => check::run(context, arguments).await,
         Command::Env(arguments) => environment::run(context, &arguments),
+        Command::Tls { verb } => tls::run(context, verb).await,
         Command::Doctor => doctor::run(context).await,
         Command::Config { verb } => config_check(context, &verb),
         Command::Completions { shell } => completions(shell),

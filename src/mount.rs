@@ -13,8 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Where to mount, and how.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Shows volumes/NAME.raw (sparse, writable, bootable), snapshots/, images/ and buckets/ (read-only).
-The mount is the server's: it ends with the server, and the directory is one of its machine.
+Shows volumes/NAME.raw (sparse, writable, bootable), buckets/ (written as directories), snapshots/ and
+images/ (read-only). A file in a bucket is published as an object when it is closed or synced.
+The mount is the server's: it ends with the server, and the directory is one of its machine. It acts as
+you, whoever uses it; --allow-other wants a grant of mount:Create with infall:AllowOther true.
 
 Examples:
   infall mount /mnt/infall                       until Ctrl-C
@@ -105,7 +107,7 @@ pub(crate) async fn umount(context: &Context, arguments: Umount) -> Outcome {
 }
 
 fn table(list: &MountList) -> String {
-    let mut table = Table::new(["DIRECTORY", "FOR", "OPEN FILES"]);
+    let mut table = Table::new(["DIRECTORY", "AS", "FOR", "OPEN FILES"]);
     for mount in &list.mounts {
         let whom = match (mount.allow_other, mount.read_only) {
             (true, true) => "all, read-only",
@@ -115,6 +117,7 @@ fn table(list: &MountList) -> String {
         };
         table.row([
             mount.path.display().to_string(),
+            mount.actor.clone(),
             whom.into(),
             mount.open_files.to_string(),
         ]);

@@ -14,7 +14,7 @@ pub(crate) const SERVER_FILE: &str = "server.json";
 /// What a running server says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ServerFile {
-    /// `http://127.0.0.1:9000`
+    /// `http://127.0.0.1:9000`, or `https://…`
     pub(crate) endpoint: String,
     /// Its process.
     pub(crate) pid: u32,
@@ -23,6 +23,9 @@ pub(crate) struct ServerFile {
     /// NBD, TCP, if asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) nbd_tcp: Option<String>,
+    /// The CA that signed its certificate, where clients on this machine find it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca: Option<PathBuf>,
     /// The region that S3 clients sign for.
     pub(crate) region: String,
     /// Its release.
@@ -85,6 +88,7 @@ mod tests {
             pid: std::process::id() + 1,
             nbd_socket: "/x/nbd.sock".into(),
             nbd_tcp: None,
+            ca: None,
             region: "us-east-1".into(),
             version: "0".into(),
         };

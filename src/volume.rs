@@ -4,15 +4,16 @@ use crate::client::{Client, Path, encode};
 use crate::context::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render::{self, Table};
+use crate::serve::{TicketAsk, TicketList, TicketMade, VolumeTicketAsk};
 use crate::server_file::ServerFile;
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_duration};
 use blockstore::image::ImageInfo;
 use blockstore::volume::{SnapshotInfo, VolumeInfo};
 use clap::{Args, Subcommand};
 use gateway::api::{
     OriginName, SnapshotCreate, VolumeCreate, VolumeCreated, VolumeList, VolumeResize, s3_url,
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Volumes.
 #[derive(Clone, Debug, Subcommand)]
@@ -81,6 +82,40 @@ Examples:
         /// Show it as this object, too
         #[arg(long = "as", value_name = "S3-URL")]
         publish: Option<String>,
+    },
+    /// Make a ticket for NBD on TCP, and print where to use it
+    #[command(after_help = "\
+The URI opens this one export for whoever has it, in your name, until it expires; what your policies
+take from you they take from it, too. Connections with one ticket share the right to write. QEMU
+speaks NBD with TLS only by --image-opts: --json has the words under \"qemu\".
+
+Examples:
+  infall volume attach root1
+  qemu-img info \"$(infall volume attach root1 --read-only --for 10m)\"
+  infall volume attach s3://images/web1-monday.raw        read only, as snapshots and images are
+  infall volume attach root1 --json | jq -r .uri")]
+    Attach {
+        /// A volume, snapshot or image, or s3://bucket/key
+        name: String,
+        /// Refuse writes
+        #[arg(long)]
+        read_only: bool,
+        /// How long it can be opened: 90s, 10m, 1h, 7d
+        #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = parse_lifetime)]
+        lifetime: Duration,
+    },
+    /// List the tickets for NBD that can still be used
+    #[command(after_help = "\
+Examples:
+  infall volume tickets")]
+    Tickets,
+    /// End a ticket before its time; what it has open stays open
+    #[command(after_help = "\
+Examples:
+  infall volume revoke 1f0c2a77be5d9e03")]
+    Revoke {
+        /// The ticket's id
+        ticket: String,
     },
     /// Print where a volume, snapshot, image or object is on NBD
     #[command(after_help = "\
@@ -160,6 +195,18 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
             let snapshot: SnapshotInfo = client.post(&path, &ask).await?;
             let took = render::duration(began.elapsed());
             context.show(&snapshot, || sealed(&snapshot, &took));
+        }
+        Verb::Attach {
+            name,
+            read_only,
+            lifetime,
+        } => attach(context, &client, &name, read_only, lifetime).await?,
+        Verb::Tickets => tickets(context, &client).await?,
+        Verb::Revoke { ticket } => {
+            client.delete(&Path::new(["tickets", &ticket])).await?;
+            context.show(&serde_json::json!({ "revoked": ticket }), || {
+                format!("{ticket}  revoked\n")
+            });
         }
         Verb::Url { name } => url(context, &client, &name).await?,
     }
@@ -241,6 +288,106 @@ async fn url(context: &Context, client: &Client, name: &str) -> Outcome {
     Ok(())
 }
 
+async fn attach(
+    context: &Context,
+    client: &Client,
+    name: &str,
+    read_only: bool,
+    lifetime: Duration,
+) -> Outcome {
+    let export = export(client, name).await?;
+    let for_seconds = Some(lifetime.as_secs());
+    // What is no volume has a prefix that no volume's name has.
+    let made: TicketMade = if export.contains(':') {
+        let ask = TicketAsk {
+            export,
+            read_only: true,
+            for_seconds,
+        };
+        client.post(&Path::new(["tickets"]), &ask).await?
+    } else {
+        let ask = VolumeTicketAsk {
+            read_only,
+            for_seconds,
+        };
+        let path = Path::new(["volumes", &export, "tickets"]);
+        client.post(&path, &ask).await?
+    };
+    // Where our own CA's certificate lies; GnuTLS's programs want the directory.
+    let trusted = context.ca().filter(|_| made.tls);
+    let directory = trusted.as_deref().and_then(std::path::Path::parent);
+    let directory = directory.map(|directory| directory.display().to_string());
+    let uri = ticket_uri(&made, directory.as_deref());
+    let qemu = qemu_words(&made, directory.as_deref());
+    let result = serde_json::json!({ "uri": uri, "qemu": qemu, "ticket": made.ticket });
+    context.show(&result, || format!("{uri}\n"));
+    Ok(())
+}
+
+async fn tickets(context: &Context, client: &Client) -> Outcome {
+    let list: TicketList = client.get(&Path::new(["tickets"])).await?;
+    context.show(&list, || {
+        let mut table = Table::new(["ID", "EXPORT", "MAY", "OWNER", "EXPIRES"]);
+        for ticket in &list.tickets {
+            table.row([
+                ticket.id.as_str(),
+                &ticket.export,
+                if ticket.read_only { "read" } else { "write" },
+                &ticket.owner,
+                &render::time(ticket.expires_ms),
+            ]);
+        }
+        table.to_string()
+    });
+    Ok(())
+}
+
+/// NBD URI specification: `nbds://host:port/export?tls-certificates=directory`; the parameter is
+/// libnbd's.
+fn ticket_uri(made: &TicketMade, certificates: Option<&str>) -> String {
+    let scheme = if made.tls { "nbds" } else { "nbd" };
+    let mut uri = format!("{scheme}://{}:{}/", made.host, made.port);
+    encode_but(&made.name, &mut uri);
+    if let Some(directory) = certificates {
+        uri.push_str("?tls-certificates=");
+        encode_but(directory, &mut uri);
+    }
+    uri
+}
+
+/// The same for `qemu-img info`, `qemu-system-x86_64 -drive` and their like: commas in values are
+/// doubled (qemu(1), "-object").
+fn qemu_words(made: &TicketMade, certificates: Option<&str>) -> Vec<String> {
+    let doubled = |text: &str| text.replace(',', ",,");
+    let host = made.host.trim_start_matches('[').trim_end_matches(']');
+    let mut image = format!(
+        "driver=nbd,host={},port={},export={}",
+        doubled(host),
+        made.port,
+        doubled(&made.name)
+    );
+    let mut words = Vec::new();
+    if let Some(directory) = certificates {
+        words.push("--object".to_owned());
+        words.push(format!(
+            "tls-creds-x509,id=infall,endpoint=client,dir={}",
+            doubled(directory)
+        ));
+        image.push_str(",tls-creds=infall");
+    }
+    words.push("--image-opts".to_owned());
+    words.push(image);
+    words
+}
+
+/// As [`parse_duration`], in days as well.
+fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    match text.strip_suffix('d').map(str::parse::<u32>) {
+        Some(Ok(days)) => Ok(Duration::from_secs(u64::from(days) * 24 * 3600)),
+        _ => parse_duration(text),
+    }
+}
+
 /// What the NBD server calls it.
 async fn export(client: &Client, name: &str) -> Outcome<String> {
     if let Some((bucket, key)) = s3_url(name).filter(|(_, key)| !key.is_empty()) {
@@ -281,10 +428,11 @@ fn nbd_url(export: &str, socket: &str) -> String {
     url
 }
 
-/// Slashes and colons may stand in a path and in a query (RFC 3986, 3.3 and 3.4), and people read this.
+/// Slashes, colons and at signs may stand in a path and in a query (RFC 3986, 3.3 and 3.4), and people
+/// read this.
 fn encode_but(text: &str, url: &mut String) {
-    for part in text.split_inclusive(['/', ':']) {
-        let (plain, mark) = match part.strip_suffix(['/', ':']) {
+    for part in text.split_inclusive(['/', ':', '@']) {
+        let (plain, mark) = match part.strip_suffix(['/', ':', '@']) {
             Some(plain) => (plain, &part[plain.len()..]),
             None => (part, ""),
         };

@@ -2,6 +2,15 @@
 
 pub mod api;
 mod blocking;
+pub mod cdmi;
+pub mod dav;
+mod iam;
+mod query;
+mod reserved;
 mod s3;
+mod sts;
 
+pub use reserved::{RESERVED_BUCKETS, check_bucket, reserved_bucket};
+pub use query::{is_query, query_service};
 pub use s3::s3_service;
+pub use sts::login::{LoginIssuer, LoginIssuers, LoginRoles, RolesAsk, login_service};

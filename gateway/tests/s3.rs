@@ -9,6 +9,9 @@
     reason = "a test may unwrap: its failure is the message"
 )]
 
+#[path = "s3/people.rs"]
+mod people;
+
 use access::{Access, Credentials};
 use blockstore::object::ListQuery;
 use blockstore::{Options, Store};
@@ -26,22 +29,26 @@ struct Server {
     address: SocketAddr,
     credentials: Credentials,
     store: Store,
+    access: Access,
     // Ends the server's tasks before the store's directory goes.
     _runtime: Runtime,
-    _directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Server {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), Options::default()).unwrap();
+        let mut server = Self::open(directory.path(), Options::default(), REGION);
+        server._directory = Some(directory);
+        server
+    }
+
+    fn open(path: &Path, options: Options, region: &str) -> Self {
+        let store = Store::open(path, options).unwrap();
         let credentials = Credentials::generate();
+        let access = Access::open(store.clone(), credentials.clone()).unwrap();
         let runtime = Runtime::new().unwrap();
-        let door = s3_service(
-            store.clone(),
-            Access::open(store.clone(), credentials.clone()).unwrap(),
-            REGION,
-        );
+        let door = s3_service(store.clone(), access.clone(), region);
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .unwrap();
@@ -51,13 +58,19 @@ impl Server {
             address,
             credentials,
             store,
+            access,
             _runtime: runtime,
-            _directory: directory,
+            _directory: None,
         }
     }
 
     /// Runs a script with the tools' Python. Its claims are its output; it fails if one fails.
     fn run(&self, script: &str) {
+        self.run_with(script, &[]);
+    }
+
+    /// As [`Self::run`], with more in its environment.
+    fn run_with(&self, script: &str, more: &[(&str, &str)]) {
         let python = tools().join("bin/python");
         assert!(
             python.exists(),
@@ -74,6 +87,7 @@ impl Server {
             .env("AWS_DEFAULT_REGION", REGION)
             .env_remove("AWS_SESSION_TOKEN")
             .env_remove("AWS_PROFILE")
+            .envs(more.iter().copied())
             .output()
             .unwrap();
         print!("{}", String::from_utf8_lossy(&ran.stdout));

@@ -2,7 +2,7 @@
 //!
 //! 1. The store is opened first: it is the lock on the data directory, and nothing is made there
 //!    or listened on before it is held.
-//! 2. Only loopback is served; what lies further away wants TLS first.
+//! 2. Beyond loopback nothing is served without TLS.
 //! 3. `server.json` appears when everything answers and goes when the server stops; a killed
 //!    server leaves it, which costs a client one refused connection.
 //! 4. Stopping: no new requests, those under way get a deadline, then NBD, mounts, the store.
@@ -12,9 +12,17 @@ mod disks;
 mod door;
 mod log;
 mod mounts;
+mod origin;
+mod pace;
+mod retention;
+mod strict;
+mod tickets;
+pub(crate) mod tls;
 
 pub(crate) use disks::DiskList;
 pub(crate) use mounts::{MountAsk, MountList, MountShown};
+pub(crate) use origin::Proxies;
+pub(crate) use tickets::{TicketAsk, TicketList, TicketMade, VolumeTicketAsk};
 
 use crate::context::{Context, load_credentials};
 use crate::exit::{Exit, Failure, Outcome};
@@ -31,6 +39,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// The NBD socket, in the data directory.
 const NBD_SOCKET: &str = "nbd.sock";
@@ -85,15 +94,19 @@ impl Arguments {
 /// Serves until told to stop.
 pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
     log::start(context.config.log_level(), context.config.log_json())?;
+    raise_file_limit();
     // Taken before anything takes long: a stop during a long start must not be the default kill.
     let stopped = stop_signal()?;
-    let listen = loopback("serve.listen", context.config.listen()?)?;
+    let listen = context.config.listen()?;
     let nbd_tcp = context.config.nbd_tcp()?;
-    let nbd_tcp = nbd_tcp
-        .map(|address| loopback("serve.nbd_tcp", address))
-        .transpose()?;
     let options = context.config.store()?;
     let data = prepare(&context.data()?)?;
+    let mut listeners = vec![("serve.listen", listen)];
+    listeners.extend(nbd_tcp.map(|address| ("serve.nbd_tcp", address)));
+    let identity = tls::choose(&context.config, &data, &listeners)?
+        .map(tls::Identity::load)
+        .transpose()?
+        .map(Arc::new);
     disks::check_path(&data.join(NBD_SOCKET))?;
     let store = {
         let data = data.clone();
@@ -104,6 +117,7 @@ pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
         data: &data,
         store: store.clone(),
         closing: Closing::default(),
+        identity,
     };
     let served = serving.serve(listen, nbd_tcp, stopped).await;
     ServerFile::remove(&data);
@@ -118,6 +132,7 @@ struct Serving<'a> {
     data: &'a Path,
     store: Store,
     closing: Closing,
+    identity: Option<Arc<tls::Identity>>,
 }
 
 impl Serving<'_> {
@@ -130,16 +145,24 @@ impl Serving<'_> {
         let config = &self.context.config;
         let (credentials, made) = load_credentials(&self.data.join(CREDENTIALS_FILE))?;
         let access = access::Access::open(self.store.clone(), credentials.clone())?;
+        access.keep_root_in(self.data.join(CREDENTIALS_FILE));
         let socket = tokio::net::TcpListener::bind(listen)
             .await
             .map_err(|error| taken(listen, &error))?;
         let address = socket.local_addr().map_err(|error| taken(listen, &error))?;
 
+        let audit = access.clone();
+
         let nbd_socket = self.data.join(NBD_SOCKET);
-        let mut exporters =
-            vec![self.nbd(Listener::unix(&nbd_socket, 0o600, None, Exports::All))?];
+        let mut exporters = vec![
+            self.nbd(
+                Listener::unix(&nbd_socket, 0o600, None, Exports::All)
+                    .map(|listener| listener.operator(access.clone())),
+            )?,
+        ];
         if let Some(address) = nbd_tcp {
-            exporters.push(self.nbd(Listener::tcp(address, Exports::All))?);
+            let tls = self.identity.as_ref().map(|identity| identity.nbd());
+            exporters.push(self.nbd(Listener::tcp(address, access.clone(), tls))?);
         }
         let nbd_tcp = exporters.iter().find_map(nbd::Server::local_addr);
 
@@ -148,18 +171,34 @@ impl Serving<'_> {
             self.data.join(RUN_DIRECTORY),
         )?);
         let machines = self.machines(&disks).await?;
-        let mounts = Mounts::new(self.store.clone());
+        let mounts = Mounts::new(self.store.clone(), access.clone());
         let extra = vmctl::api::router(machines)
             .merge(disks::router(Arc::clone(&disks)))
+            .merge(tickets::router(tickets::Tickets {
+                access: access.clone(),
+                store: self.store.clone(),
+                address: nbd_tcp,
+                tls: self.identity.is_some(),
+            }))
             .merge(mounts::router(mounts.clone()));
-        let application = door::application(
-            gateway::api::router(self.store.clone(), access.clone(), extra),
-            gateway::s3_service(self.store.clone(), access, config.region()),
-            self.closing.clone(),
-        );
+        let doors = door::Doors {
+            api: gateway::api::router(self.store.clone(), access.clone(), extra),
+            cdmi: Some(gateway::cdmi::router(
+                self.store.clone(),
+                access.clone(),
+                config.cdmi()?,
+            )),
+            dav: Some(self.dav(access.clone()).await?),
+            login: gateway::login_service(access.clone()),
+            query: gateway::query_service(access.clone()),
+            s3: gateway::s3_service(self.store.clone(), access, config.region()),
+            ..door::Doors::default()
+        };
+        let application = door::application(doors, self.closing.clone());
 
         let file = ServerFile {
-            endpoint: format!("http://{address}"),
+            endpoint: self.endpoint(address),
+            ca: self.ca(),
             pid: std::process::id(),
             nbd_socket,
             nbd_tcp: nbd_tcp.map(|address| address.to_string()),
@@ -179,17 +218,67 @@ impl Serving<'_> {
             tracing::info!("stopping");
             self.closing.0.cancel();
         };
-        let served =
-            connections::serve(socket, application, stopped, config.shutdown_deadline()?).await;
+        let terms = connections::Terms {
+            tls: self.identity.as_ref().map(|identity| identity.http()),
+            proxies: config.trusted_proxies()?,
+            connections_max: config.connections_max()?,
+            deadline: config.shutdown_deadline()?,
+        };
+        let watching = CancellationToken::new();
+        let _end = watching.clone().drop_guard();
+        let keep = config.journal()?;
+        tokio::spawn(retention::trim(self.store.clone(), keep, watching.clone()));
+        if let Some(identity) = &self.identity {
+            tokio::spawn(Arc::clone(identity).watch(watching));
+        }
+        connections::serve(socket, application, terms, stopped).await;
         let ended = blocking(move || {
             // Disks first: a guest's last writes are answered before the store closes below it.
             disks.stop();
             exporters.iter().for_each(nbd::Server::stop);
-            mounts.stop()
+            let unmounted = mounts.stop();
+            // The last decisions reach the journal before the store closes below them.
+            unmounted.and(audit.flush().map_err(Failure::from))
         });
-        let ended = ended.await;
-        served.map_err(|error| Failure::io(format_args!("serve on {address}"), &error))?;
-        ended
+        ended.await
+    }
+
+    /// How clients on this machine reach `address`.
+    fn endpoint(&self, address: SocketAddr) -> String {
+        let mut near = address;
+        if address.ip().is_unspecified() {
+            near.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        match self.identity {
+            Some(_) => format!("https://{near}"),
+            None => format!("http://{near}"),
+        }
+    }
+
+    /// The CA of our own certificate.
+    fn ca(&self) -> Option<PathBuf> {
+        self.identity.as_ref()?.ca(self.data)
+    }
+
+    /// The WebDAV door, with the servers it may be told to speak to.
+    async fn dav(&self, access: access::Access) -> Outcome<axum::Router> {
+        let hosts = self.context.config.dav_hosts()?;
+        let ca = self.context.config.dav_ca();
+        let store = self.store.clone();
+        blocking(move || {
+            let authorities = match ca {
+                Some(path) => Some(std::fs::read(&path).map_err(|error| {
+                    Failure::io(format_args!("read {} (dav.tpc_ca)", path.display()), &error)
+                })?),
+                None => None,
+            };
+            let transfers = gateway::dav::TransferSettings { hosts, authorities };
+            gateway::dav::router(store, access, transfers).map_err(Failure::from)
+        })
+        .await
     }
 
     fn nbd(&self, listener: nbd::Result<Listener>) -> Outcome<nbd::Server> {
@@ -238,9 +327,13 @@ impl Serving<'_> {
             return render::print(&format!("{text}\n"));
         }
         let mut text = format!(
-            "infall {} · one node · data {} · only loopback is open\n",
+            "infall {} · one node · data {} · {}\n",
             file.version,
-            self.data.display()
+            self.data.display(),
+            match &self.identity {
+                Some(_) => "TLS",
+                None => "only loopback is open",
+            }
         );
         if let Some(pair) = made {
             text.push_str(&format!(
@@ -283,17 +376,6 @@ fn prepare(data: &Path) -> Outcome<PathBuf> {
     std::fs::canonicalize(data).map_err(failed)
 }
 
-fn loopback(key: &str, address: SocketAddr) -> Outcome<SocketAddr> {
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    let message = format!(
-        "{key} = {address} is open to other machines, which needs TLS; this release has none"
-    );
-    Err(Failure::new(Exit::Usage, "config", message)
-        .hint("Listen on 127.0.0.1, and put a TLS proxy or ssh -L in front"))
-}
-
 fn taken(address: SocketAddr, error: &std::io::Error) -> Failure {
     let failure = match error.kind() {
         std::io::ErrorKind::AddrInUse => Failure::new(
@@ -304,6 +386,16 @@ fn taken(address: SocketAddr, error: &std::io::Error) -> Failure {
         _ => Failure::io(format_args!("listen on {address}"), error),
     };
     failure.hint("Choose another: --listen 127.0.0.1:0 takes a free port")
+}
+
+/// As many open files as the system lets us have: each connection is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
 }
 
 /// Ready once SIGINT or SIGTERM came.

@@ -1,6 +1,12 @@
 //! Mounts of the store as files. They live in the server, so that there is one writer of the store.
+//!
+//! 1. A mount acts as the caller who made it: what they may not do is refused in it, too.
+//! 2. One that other local users can enter lends them the caller's rights. That wants a grant of its
+//!    own: `mount:Create` is asked again with the condition key `infall:AllowOther` at `true`.
 
 use crate::exit::{Exit, Failure, Outcome};
+use access::{Access, Caller, Resource};
+use axum::Extension;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -15,6 +21,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Mounts at once.
 const MOUNTS_MAX: usize = 64;
+/// Tells a policy whether other local users may enter: `true` or `false`.
+const ALLOW_OTHER: &str = "infall:AllowOther";
+/// Mounts are on the machine that the server runs on.
+const HOST: Resource<'static> = Resource::Host("local");
 
 /// Asks for a mount.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +58,9 @@ pub(crate) struct MountShown {
     pub(crate) read_only: bool,
     /// Files that programs have open in it.
     pub(crate) open_files: usize,
+    /// As whom it acts.
+    #[serde(default)]
+    pub(crate) actor: String,
 }
 
 /// All mounts.
@@ -61,14 +74,22 @@ pub(crate) struct MountList {
 #[derive(Clone)]
 pub(crate) struct Mounts {
     store: Store,
-    live: Arc<Mutex<BTreeMap<PathBuf, (Mounted, MountOptions)>>>,
+    access: Access,
+    live: Arc<Mutex<BTreeMap<PathBuf, Live>>>,
+}
+
+struct Live {
+    mounted: Mounted,
+    options: MountOptions,
+    actor: String,
 }
 
 impl Mounts {
     /// None yet.
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store, access: Access) -> Self {
         Self {
             store,
+            access,
             live: Arc::default(),
         }
     }
@@ -77,8 +98,8 @@ impl Mounts {
     pub(crate) fn stop(&self) -> Outcome {
         let all = std::mem::take(&mut *self.locked());
         let mut outcome = Ok(());
-        for (path, (mounted, _)) in all {
-            if let Err(error) = mounted.unmount() {
+        for (path, live) in all {
+            if let Err(error) = live.mounted.unmount() {
                 tracing::error!(path = %path.display(), error = %problem(&error), "unmounting");
                 let failure = Failure::new(Exit::Internal, "mount", problem(&error).to_string());
                 outcome = outcome.and(Err(failure));
@@ -87,13 +108,18 @@ impl Mounts {
         outcome
     }
 
-    fn add(&self, ask: &MountAsk) -> Reply<MountShown> {
+    fn add(&self, caller: Caller, ask: &MountAsk) -> Reply<MountShown> {
         if !ask.path.is_absolute() {
             let message = format!("{} is not an absolute path", ask.path.display());
             return Err(Problem::new(Kind::Invalid, "mount", message));
         }
+        if ask.allow_other {
+            let context = [(ALLOW_OTHER, "true")];
+            self.access
+                .authorize(&caller, "mount:Create", &HOST, &context)?;
+        }
         let mut live = self.locked();
-        live.retain(|_, (mounted, _)| mounted.is_live());
+        live.retain(|_, live| live.mounted.is_live());
         if live.len() >= MOUNTS_MAX {
             let message = format!("{MOUNTS_MAX} mounts are the most; take one away first");
             return Err(Problem::new(Kind::Unavailable, "mount", message));
@@ -102,27 +128,31 @@ impl Mounts {
             allow_other: ask.allow_other,
             read_only: ask.read_only,
         };
-        let mounted = fuse::mount::mount(self.store.clone(), &ask.path, options)
+        let actor = caller.principal.to_string();
+        let (store, access) = (self.store.clone(), self.access.clone());
+        let mounted = fuse::mount::mount(store, access, caller, &ask.path, options)
             .map_err(|error| problem(&error))?;
-        let shown = shown(&mounted, &options);
-        live.insert(shown.path.clone(), (mounted, options));
+        let added = Live {
+            mounted,
+            options,
+            actor,
+        };
+        let shown = added.shown();
+        live.insert(shown.path.clone(), added);
         Ok(shown)
     }
 
     fn list(&self) -> MountList {
         let mut live = self.locked();
-        live.retain(|_, (mounted, _)| mounted.is_live());
+        live.retain(|_, live| live.mounted.is_live());
         MountList {
-            mounts: live
-                .values()
-                .map(|(mounted, options)| shown(mounted, options))
-                .collect(),
+            mounts: live.values().map(Live::shown).collect(),
         }
     }
 
     fn remove(&self, path: &PathBuf) -> Reply<()> {
         let mut live = self.locked();
-        let Some((mounted, _)) = live.remove(path) else {
+        let Some(removed) = live.remove(path) else {
             let message = format!("nothing is mounted at {}", path.display());
             let existing: Vec<String> =
                 live.keys().map(|path| path.display().to_string()).collect();
@@ -131,10 +161,10 @@ impl Mounts {
         };
         // Unmounting waits for requests; others may mount meanwhile.
         drop(live);
-        mounted.unmount().map_err(|error| problem(&error))
+        removed.mounted.unmount().map_err(|error| problem(&error))
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<PathBuf, (Mounted, MountOptions)>> {
+    fn locked(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Live>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -152,9 +182,10 @@ async fn list(State(mounts): State<Mounts>) -> Reply<Json<MountList>> {
 
 async fn add(
     State(mounts): State<Mounts>,
+    Extension(caller): Extension<Caller>,
     Json(ask): Json<MountAsk>,
 ) -> Reply<(StatusCode, Json<MountShown>)> {
-    blocking(move || mounts.add(&ask))
+    blocking(move || mounts.add(caller, &ask))
         .await
         .map(|shown| (StatusCode::CREATED, Json(shown)))
 }
@@ -175,12 +206,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Reply<T> + Send + 's
         })
 }
 
-fn shown(mounted: &Mounted, options: &MountOptions) -> MountShown {
-    MountShown {
-        path: mounted.mountpoint().to_owned(),
-        allow_other: options.allow_other,
-        read_only: options.read_only,
-        open_files: mounted.open_files(),
+impl Live {
+    fn shown(&self) -> MountShown {
+        MountShown {
+            path: self.mounted.mountpoint().to_owned(),
+            allow_other: self.options.allow_other,
+            read_only: self.options.read_only,
+            open_files: self.mounted.open_files(),
+            actor: self.actor.clone(),
+        }
     }
 }
 

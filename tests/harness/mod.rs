@@ -66,7 +66,7 @@ impl Server {
         };
         server.begin();
         // A restart comes back at the same address, as clients expect it.
-        server.listen = server.endpoint().trim_start_matches("http://").to_owned();
+        server.listen = server.address();
         server
     }
 
@@ -96,6 +96,13 @@ impl Server {
             .as_str()
             .unwrap()
             .to_owned()
+    }
+
+    /// `127.0.0.1:port`.
+    pub(crate) fn address(&self) -> String {
+        let endpoint = self.endpoint();
+        let address = endpoint.split_once("://").map(|(_, address)| address);
+        address.unwrap_or_default().to_owned()
     }
 
     /// Access key and secret key.

@@ -19,6 +19,7 @@ use crate::instance::{Host, Machines};
 use crate::probe::Verdict;
 use crate::record::Instance;
 use crate::spec::InstanceSpec;
+use access::{Access, Caller, Resource};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -108,11 +109,21 @@ async fn run(
     Ok((StatusCode::CREATED, Json(instance)))
 }
 
-async fn list(State(machines): State<Machines>) -> Reply<InstanceList> {
+/// Where a caller is known, only what they may describe.
+async fn list(
+    State(machines): State<Machines>,
+    access: Option<Extension<Access>>,
+    caller: Option<Extension<Caller>>,
+) -> Reply<InstanceList> {
     blocking(move || {
-        Ok(InstanceList {
-            instances: machines.list()?,
-        })
+        let mut instances = machines.list()?;
+        if let (Some(Extension(access)), Some(Extension(caller))) = (access, caller) {
+            instances.retain(|instance| {
+                let resource = Resource::Instance(&instance.name);
+                access.visible(&caller, "vm:Describe", &resource)
+            });
+        }
+        Ok(InstanceList { instances })
     })
     .await
 }
@@ -323,6 +334,7 @@ fn subject_name(subject: Subject) -> &'static str {
         Subject::Store => "store",
         Subject::Bucket => "bucket",
         Subject::Object => "object",
+        Subject::Version => "version",
         Subject::Upload => "upload",
         Subject::Part => "part",
         Subject::Range => "range",

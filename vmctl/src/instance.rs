@@ -69,6 +69,8 @@ struct Inner {
     sockets: Arc<dyn Sockets>,
     /// Names of instances under an operation.
     busy: Mutex<BTreeSet<String>>,
+    /// Held while a project's VMs are counted and one is added.
+    admitting: Mutex<()>,
     /// Held while KVM is probed: two guests at once would slow each other down.
     probing: Mutex<()>,
 }
@@ -103,6 +105,7 @@ impl Machines {
             hypervisor: Hypervisor::new(uri),
             sockets,
             busy: Mutex::default(),
+            admitting: Mutex::default(),
             probing: Mutex::default(),
         };
         Ok(Self {
@@ -159,8 +162,9 @@ impl Machines {
             copied: None,
             machine: None,
             accelerator: None,
+            project: who.project.clone(),
         };
-        record.create(&self.inner.store, who)?;
+        self.admit(who, &record)?;
         if let Err(error) = self.make(who, &mut record, &host) {
             let undone = self
                 .unmake(&record, true)
@@ -171,6 +175,32 @@ impl Machines {
             return Err(error);
         }
         Ok(record.shown(State::Running, self.console_log(record.name())))
+    }
+
+    /// Writes the first record of a new instance; NoSpace if its project may have no more.
+    fn admit(&self, who: &Who, record: &Record) -> Result<()> {
+        let store = &self.inner.store;
+        // Two at once must not both take the last place.
+        let _one = self
+            .inner
+            .admitting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(most) = store.quota(&record.project)?.vms {
+            let others = Record::list(store)?;
+            let has = others
+                .iter()
+                .filter(|other| other.project == record.project)
+                .count() as u64;
+            if has >= most {
+                let context = format!(
+                    "project {:?} has {has} VMs and may have {most}: remove one, or ask for more",
+                    record.project
+                );
+                return Err(Error::new(Kind::NoSpace, Subject::Project, context));
+            }
+        }
+        record.create(store, who)
     }
 
     /// All instances, by name.

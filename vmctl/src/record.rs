@@ -45,6 +45,9 @@ pub struct Instance {
     pub copied: Option<Copied>,
     /// Where its serial console is logged, on the host.
     pub console_log: PathBuf,
+    /// The project that owns it.
+    #[serde(default = "root_project")]
+    pub project: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +65,13 @@ pub(crate) struct Record {
     /// The machine type it was first defined with; a guest keeps it over upgrades of QEMU.
     pub(crate) machine: Option<String>,
     pub(crate) accelerator: Option<Accelerator>,
+    /// The project that owns it.
+    #[serde(default = "root_project")]
+    pub(crate) project: String,
+}
+
+fn root_project() -> String {
+    "root".into()
 }
 
 impl Record {
@@ -96,6 +106,7 @@ impl Record {
             network: spec.network.clone(),
             copied: self.copied.clone(),
             console_log,
+            project: self.project.clone(),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Buckets, and the listing of their objects. Bodies go in and out over S3 only.
 
-use super::{Json, Path, Problem, Query, Reply, Route};
+use super::{Asking, Json, Path, Problem, Query, Reply, Route, sees};
 use crate::blocking::run;
+use access::Resource;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -77,8 +78,19 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(store): State<Store>) -> Reply<Json<BucketList>> {
-    let buckets = run(move || store.buckets().map_err(Problem::from)).await?;
+async fn list(
+    State(store): State<Store>,
+    (Extension(access), Extension(caller)): Asking,
+) -> Reply<Json<BucketList>> {
+    let buckets = run(move || {
+        let mut buckets = store.buckets()?;
+        buckets.retain(|bucket| {
+            let resource = Resource::Bucket(&bucket.name);
+            access.visible(&caller, "s3:ListBucket", &resource)
+        });
+        Ok::<_, Problem>(buckets)
+    })
+    .await?;
     Ok(Json(BucketList { buckets }))
 }
 
@@ -87,15 +99,20 @@ async fn create(
     Extension(who): Extension<Who>,
     Json(ask): Json<BucketCreate>,
 ) -> Reply<(StatusCode, Json<Bucket>)> {
+    crate::check_bucket(&ask.name)?;
     let bucket = run(move || store.bucket_create(&who, &ask.name).map_err(Problem::from)).await?;
     Ok((StatusCode::CREATED, Json(bucket)))
 }
 
-async fn show(State(store): State<Store>, Path(name): Path<String>) -> Reply<Json<Bucket>> {
+async fn show(
+    State(store): State<Store>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+) -> Reply<Json<Bucket>> {
     run(move || {
         store
             .bucket(&name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await
     .map(Json)
@@ -109,7 +126,7 @@ async fn remove(
     run(move || {
         store
             .bucket_remove(&who, &name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -117,6 +134,7 @@ async fn remove(
 
 async fn objects(
     State(store): State<Store>,
+    Extension(who): Extension<Who>,
     Path(bucket): Path<String>,
     Query(query): Query<ObjectsQuery>,
 ) -> Reply<Json<ObjectPage>> {
@@ -129,7 +147,7 @@ async fn objects(
     let page = run(move || {
         store
             .object_list(&bucket, &wanted)
-            .map_err(|error| suggest(&store, error, &bucket))
+            .map_err(|error| suggest(&store, &who, error, &bucket))
     })
     .await?;
     Ok(Json(ObjectPage {
@@ -140,10 +158,11 @@ async fn objects(
 }
 
 /// The problem, with the nearest bucket if one was not found.
-pub(super) fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> Problem {
+pub(super) fn suggest(store: &Store, who: &Who, error: blockstore::Error, asked: &str) -> Problem {
     if (error.kind(), error.subject()) != (Kind::NotFound, Subject::Bucket) {
         return error.into();
     }
-    let existing = store.buckets().unwrap_or_default();
+    let mut existing = store.buckets().unwrap_or_default();
+    existing.retain(|bucket| sees(who, &bucket.project));
     Problem::missing("bucket", asked, existing.iter().map(|bucket| &bucket.name))
 }

@@ -109,6 +109,14 @@ impl Problem {
         }
     }
 
+    /// A body that is too long.
+    pub(super) fn too_large(message: String) -> Self {
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            ..Self::new(Kind::Invalid, "body", message)
+        }
+    }
+
     /// No such path under `/api/v1`.
     pub(super) fn no_route(method: &axum::http::Method, path: &str) -> Self {
         let message =
@@ -274,6 +282,7 @@ fn subject_name(subject: Subject) -> &'static str {
         Subject::Store => "store",
         Subject::Bucket => "bucket",
         Subject::Object => "object",
+        Subject::Version => "version",
         Subject::Upload => "upload",
         Subject::Part => "part",
         Subject::Range => "range",

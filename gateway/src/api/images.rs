@@ -1,7 +1,8 @@
 //! Images: sealed maps published for others under an id that is their content's digest.
 
-use super::{Json, Path, Problem, Reply, Route, buckets};
+use super::{Asking, Json, Path, Problem, Reply, Route, buckets, sees};
 use crate::blocking::run;
+use access::Resource;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -54,8 +55,20 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(store): State<Store>) -> Reply<Json<ImageList>> {
-    let images = run(move || store.images().map_err(Problem::from)).await?;
+async fn list(
+    State(store): State<Store>,
+    (Extension(access), Extension(caller)): Asking,
+) -> Reply<Json<ImageList>> {
+    let images = run(move || {
+        let mut images = store.images()?;
+        images.retain(|image| {
+            // A policy may speak of the id or of any of the names.
+            let mut named = std::iter::once(&image.id).chain(&image.names);
+            named.any(|name| access.visible(&caller, "image:Describe", &Resource::Image(name)))
+        });
+        Ok::<_, Problem>(images)
+    })
+    .await?;
     Ok(Json(ImageList { images }))
 }
 
@@ -66,17 +79,21 @@ async fn add(
 ) -> Reply<(StatusCode, Json<ImageAdded>)> {
     let (image, copied) = run(move || {
         let added = store.image_add(&who, &ask.bucket, &ask.key, &ask.name);
-        added.map_err(|error| suggest_object(&store, error, &ask.bucket, &ask.key))
+        added.map_err(|error| suggest_object(&store, &who, error, &ask.bucket, &ask.key))
     })
     .await?;
     Ok((StatusCode::CREATED, Json(ImageAdded { image, copied })))
 }
 
-async fn show(State(store): State<Store>, Path(name): Path<String>) -> Reply<Json<ImageInfo>> {
+async fn show(
+    State(store): State<Store>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+) -> Reply<Json<ImageInfo>> {
     run(move || {
         store
             .image(&name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await
     .map(Json)
@@ -90,18 +107,19 @@ async fn remove(
     run(move || {
         store
             .image_remove(&who, &name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// The problem, with the nearest image name if an image was not found.
-pub(super) fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> Problem {
+pub(super) fn suggest(store: &Store, who: &Who, error: blockstore::Error, asked: &str) -> Problem {
     if (error.kind(), error.subject()) != (Kind::NotFound, Subject::Image) {
         return error.into();
     }
-    let existing = store.images().unwrap_or_default();
+    let mut existing = store.images().unwrap_or_default();
+    existing.retain(|image| image.project == "root" || sees(who, &image.project));
     Problem::missing(
         "image",
         asked,
@@ -110,9 +128,15 @@ pub(super) fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> P
 }
 
 /// The problem, with the nearest bucket or, from the first page of the bucket, the nearest key.
-fn suggest_object(store: &Store, error: blockstore::Error, bucket: &str, key: &str) -> Problem {
+fn suggest_object(
+    store: &Store,
+    who: &Who,
+    error: blockstore::Error,
+    bucket: &str,
+    key: &str,
+) -> Problem {
     if (error.kind(), error.subject()) != (Kind::NotFound, Subject::Object) {
-        return buckets::suggest(store, error, bucket);
+        return buckets::suggest(store, who, error, bucket);
     }
     let query = blockstore::object::ListQuery {
         max: 1000,

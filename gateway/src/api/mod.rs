@@ -4,15 +4,20 @@
 //!    answered, not even which paths exist.
 //! 2. Every request has an id, which its reply (`x-request-id`), its log lines and the journal
 //!    entries of what it changed carry.
-//! 3. Payload never travels here: objects move over S3, blocks over NBD.
+//! 3. No route is answered that has no rule in `rules`, and none whose needs the policy engine does
+//!    not allow; lists hold only what the asker may describe.
+//! 4. Payload never travels here: objects move over S3, blocks over NBD.
 //!
 //! The routes are one table (`routes`), so that a test can hold `openapi.json` against it.
 
 mod buckets;
 mod error;
 mod events;
+mod guard;
+pub mod identities;
 mod images;
 mod openapi;
+mod rules;
 mod store;
 mod volumes;
 
@@ -32,7 +37,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
-use blockstore::Store;
+use blockstore::{Store, Who};
 use tracing::Instrument;
 
 /// Where the API is served.
@@ -50,6 +55,10 @@ pub fn router(store: Store, access: Access, extra: axum::Router) -> axum::Router
         .fold(axum::Router::new(), |router, route| {
             router.route(route.path, route.answer)
         });
+    let gate = guard::Gate {
+        store: store.clone(),
+        access: access.clone(),
+    };
     own.with_state(store)
         .merge(extra)
         .fallback(|method: Method, uri: Uri| async move { Problem::no_route(&method, uri.path()) })
@@ -57,8 +66,12 @@ pub fn router(store: Store, access: Access, extra: axum::Router) -> axum::Router
             Problem::no_method(&method, uri.path())
         })
         .layer(axum::extract::DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(axum::middleware::from_fn_with_state(gate, guard::pass))
         .layer(axum::middleware::from_fn_with_state(access, admit))
 }
+
+/// Who decides and who asks, for handlers that leave out what the asker may not see.
+type Asking = (axum::Extension<Access>, axum::Extension<Caller>);
 
 /// One path and what it answers.
 struct Route {
@@ -77,6 +90,7 @@ fn routes() -> Vec<Route> {
     all.extend(volumes::routes());
     all.extend(store::routes());
     all.extend(events::routes());
+    all.extend(identities::routes());
     all.extend(openapi::routes());
     all
 }
@@ -111,6 +125,7 @@ async fn admit(State(access): State<Access>, mut request: Request, next: Next) -
         };
         request.extensions_mut().insert(caller.who());
         request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(access);
         let response = next.run(request).await;
         let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(status = response.status().as_u16(), took_ms, "answered");
@@ -128,6 +143,11 @@ async fn admit(State(access): State<Access>, mut request: Request, next: Next) -
 fn bearer(shown: Option<&HeaderValue>) -> Option<&str> {
     let (scheme, token) = shown?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Whether names of a project may be suggested to somebody: those of others are none of theirs.
+fn sees(who: &Who, project: &str) -> bool {
+    who.project == project || who.actor == "root"
 }
 
 /// JSON in, checked, with our own error shape.

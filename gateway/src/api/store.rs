@@ -4,8 +4,7 @@ use super::{Json, Problem, Reply, Route};
 use crate::blocking::run;
 use axum::extract::State;
 use axum::routing::{get, post};
-use blockstore::object::ListQuery;
-use blockstore::{CheckReport, Collected, Kind, Stats, Store};
+use blockstore::{CheckReport, Collected, Stats, Store};
 use serde::{Deserialize, Serialize};
 
 /// The store's figures, and what they add up to.
@@ -56,54 +55,16 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn status(State(store): State<Store>) -> Reply<Json<StoreStatus>> {
     run(move || {
-        let volumes: u64 = store
-            .volumes()?
-            .iter()
-            .map(|volume| volume.length_bytes)
-            .sum();
-        let snapshots: u64 = store
-            .snapshots()?
-            .iter()
-            .map(|seal| seal.sealed.length_bytes)
-            .sum();
-        let images: u64 = store.images()?.iter().map(|image| image.length_bytes).sum();
-        let shown = [volumes, snapshots, images, objects_bytes(&store)?];
+        let stats = store.stats()?;
         Ok::<_, Problem>(StoreStatus {
             version: env!("CARGO_PKG_VERSION").into(),
             directory: store.directory().display().to_string(),
-            shown_bytes: shown.into_iter().fold(0, u64::saturating_add),
-            stats: store.stats()?,
+            shown_bytes: stats.shown_bytes,
+            stats,
         })
     })
     .await
     .map(Json)
-}
-
-/// One page in memory at a time, however many objects there are.
-fn objects_bytes(store: &Store) -> blockstore::Result<u64> {
-    let mut bytes = 0u64;
-    for bucket in store.buckets()? {
-        let mut query = ListQuery {
-            max: 1000,
-            ..ListQuery::default()
-        };
-        loop {
-            let page = match store.object_list(&bucket.name, &query) {
-                // Removed since the buckets were listed.
-                Err(gone) if gone.kind() == Kind::NotFound => break,
-                page => page?,
-            };
-            bytes = page
-                .objects
-                .iter()
-                .fold(bytes, |sum, object| sum.saturating_add(object.length_bytes));
-            match page.next {
-                Some(next) => query.start_after = Some(next),
-                None => break,
-            }
-        }
-    }
-    Ok(bytes)
 }
 
 async fn tree(State(store): State<Store>) -> Reply<Json<serde_json::Value>> {

@@ -1,7 +1,8 @@
 //! Volumes and their snapshots. Blocks go over NBD; here are names, sizes and clones.
 
-use super::{Json, Path, Problem, Reply, Route, buckets, images, s3_url};
+use super::{Asking, Json, Path, Problem, Reply, Route, buckets, images, s3_url, sees};
 use crate::blocking::run;
+use access::Resource;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -116,8 +117,19 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn list(State(store): State<Store>) -> Reply<Json<VolumeList>> {
-    let volumes = run(move || store.volumes().map_err(Problem::from)).await?;
+async fn list(
+    State(store): State<Store>,
+    (Extension(access), Extension(caller)): Asking,
+) -> Reply<Json<VolumeList>> {
+    let volumes = run(move || {
+        let mut volumes = store.volumes()?;
+        volumes.retain(|volume| {
+            let resource = Resource::Volume(&volume.name);
+            access.visible(&caller, "volume:Describe", &resource)
+        });
+        Ok::<_, Problem>(volumes)
+    })
+    .await?;
     Ok(Json(VolumeList { volumes }))
 }
 
@@ -135,8 +147,8 @@ async fn create(
         store
             .volume_create(&who, &ask.name, ask.length_bytes, &origin)
             .map_err(|error| match &origin {
-                Origin::Image(image) => images::suggest(&store, error, image),
-                Origin::Snapshot(snapshot) => suggest(&store, error, snapshot),
+                Origin::Image(image) => images::suggest(&store, &who, error, image),
+                Origin::Snapshot(snapshot) => suggest(&store, &who, error, snapshot),
                 Origin::Empty => error.into(),
             })
     })
@@ -144,11 +156,15 @@ async fn create(
     Ok((StatusCode::CREATED, Json(VolumeCreated { volume, copied })))
 }
 
-async fn show(State(store): State<Store>, Path(name): Path<String>) -> Reply<Json<VolumeInfo>> {
+async fn show(
+    State(store): State<Store>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+) -> Reply<Json<VolumeInfo>> {
     run(move || {
         store
             .volume_info(&name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await
     .map(Json)
@@ -162,7 +178,7 @@ async fn remove(
     run(move || {
         store
             .volume_remove(&who, &name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -176,7 +192,7 @@ async fn resize(
 ) -> Reply<Json<VolumeInfo>> {
     run(move || {
         let resized = store.volume_resize(&who, &name, ask.length_bytes, ask.shrink);
-        resized.map_err(|error| suggest(&store, error, &name))
+        resized.map_err(|error| suggest(&store, &who, error, &name))
     })
     .await
     .map(Json)
@@ -193,28 +209,42 @@ async fn snapshot(
         let sealed = store.snapshot_create(&who, &volume, ask.name.as_deref(), publish);
         sealed.map_err(|error| match publish {
             Some((bucket, _)) if error.subject() == Subject::Bucket => {
-                buckets::suggest(&store, error, bucket)
+                buckets::suggest(&store, &who, error, bucket)
             }
-            _ => suggest(&store, error, &volume),
+            _ => suggest(&store, &who, error, &volume),
         })
     })
     .await?;
     Ok((StatusCode::CREATED, Json(snapshot)))
 }
 
-async fn snapshots(State(store): State<Store>) -> Reply<Json<SnapshotList>> {
-    let snapshots = run(move || store.snapshots().map_err(Problem::from)).await?;
+async fn snapshots(
+    State(store): State<Store>,
+    (Extension(access), Extension(caller)): Asking,
+) -> Reply<Json<SnapshotList>> {
+    let snapshots = run(move || {
+        let mut snapshots = store.snapshots()?;
+        snapshots.retain(|snapshot| {
+            [&snapshot.id, &snapshot.name]
+                .into_iter()
+                .map(|name| Resource::Snapshot(name))
+                .any(|resource| access.visible(&caller, "snapshot:Describe", &resource))
+        });
+        Ok::<_, Problem>(snapshots)
+    })
+    .await?;
     Ok(Json(SnapshotList { snapshots }))
 }
 
 async fn snapshot_show(
     State(store): State<Store>,
+    Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Reply<Json<SnapshotInfo>> {
     run(move || {
         store
             .snapshot(&name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await
     .map(Json)
@@ -228,7 +258,7 @@ async fn snapshot_remove(
     run(move || {
         store
             .snapshot_remove(&who, &name)
-            .map_err(|error| suggest(&store, error, &name))
+            .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -244,14 +274,16 @@ fn object_of(url: &str) -> Reply<(&str, &str)> {
 }
 
 /// The problem, with the nearest volume or snapshot if one was not found.
-fn suggest(store: &Store, error: blockstore::Error, asked: &str) -> Problem {
+fn suggest(store: &Store, who: &Who, error: blockstore::Error, asked: &str) -> Problem {
     match (error.kind(), error.subject()) {
         (Kind::NotFound, Subject::Volume) => {
-            let existing = store.volumes().unwrap_or_default();
+            let mut existing = store.volumes().unwrap_or_default();
+            existing.retain(|volume| sees(who, &volume.project));
             Problem::missing("volume", asked, existing.iter().map(|volume| &volume.name))
         }
         (Kind::NotFound, Subject::Snapshot) => {
-            let existing = store.snapshots().unwrap_or_default();
+            let mut existing = store.snapshots().unwrap_or_default();
+            existing.retain(|snapshot| sees(who, &snapshot.project));
             Problem::missing(
                 "snapshot",
                 asked,

@@ -3,15 +3,17 @@
 //! The layer below verifies whatever a request lists in SignedHeaders; it does not ask whether
 //! enough is listed, and it knows older schemes besides. Here, before it:
 //!
-//! 1. There is one way in: AWS Signature Version 4 for service `s3`, in the Authorization header
-//!    or in a presigned URL, never both, never anonymously, never version 2, no form posts.
+//! 1. There is one signature: AWS Signature Version 4 for service `s3`, in the Authorization header
+//!    or in a presigned URL, never both, never version 2 (forms have a way of their own:
+//!    [`super::post`]). A request without any is anonymous, and gets what policies and lists give
+//!    to everybody.
 //! 2. `host` and every `x-amz-*` header that is present are signed ("Create a canonical request",
 //!    IAM user guide): whoever relays a request cannot add a meaning to it.
 //! 3. A presigned URL lives a week at most.
 
 use form_urlencoded::parse;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, Method, Uri};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING};
+use http::{HeaderMap, Uri};
 use s3s::{S3Error, S3Result, s3_error};
 use std::borrow::Cow;
 
@@ -21,17 +23,11 @@ const SCHEME: &str = "AWS4-HMAC-SHA256";
 const STREAMING: &[u8] = b"STREAMING-";
 
 /// Refuses what must not reach the signature's check.
-pub(super) fn admit(method: &Method, uri: &Uri, headers: &HeaderMap) -> S3Result<()> {
+pub(super) fn admit(uri: &Uri, headers: &HeaderMap) -> S3Result<()> {
     let query: Vec<(Cow<'_, str>, Cow<'_, str>)> =
         parse(uri.query().unwrap_or_default().as_bytes()).collect();
     let has = |name: &str| query.iter().any(|(key, _)| key == name);
 
-    if *method == Method::POST && is_form(headers) {
-        return Err(s3_error!(
-            NotImplemented,
-            "Uploads by a browser's form are not served here; PUT to a presigned URL instead"
-        ));
-    }
     let mut given = headers.get_all(AUTHORIZATION).into_iter();
     let (authorization, second) = (given.next(), given.next());
     let presigned = has("X-Amz-Signature") || has("X-Amz-Algorithm") || has("X-Amz-Credential");
@@ -52,24 +48,33 @@ pub(super) fn admit(method: &Method, uri: &Uri, headers: &HeaderMap) -> S3Result
              a presigned URL"
         ));
     }
-    if has("X-Amz-Security-Token") || headers.contains_key("x-amz-security-token") {
-        return Err(s3_error!(
-            InvalidToken,
-            "The provided token is not known here: keys of this store come without a session \
-             token. Unset AWS_SESSION_TOKEN."
-        ));
-    }
     let signed = match (authorization, presigned) {
         (Some(value), _) => by_header(value.to_str().ok(), headers)?,
         (None, true) => by_query(&query)?,
-        (None, false) => {
-            return Err(s3_error!(
-                AccessDenied,
-                "Anonymous access is not granted: sign the request with an access key"
-            ));
-        }
+        (None, false) => return admit_anonymous(headers),
     };
     check_signed(&signed, headers)?;
+    check_framing(headers)
+}
+
+/// The session token that the request shows, in either of its places.
+pub(super) fn token(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    if let Some(value) = headers.get("x-amz-security-token") {
+        return value.to_str().ok().map(ToOwned::to_owned);
+    }
+    parse(uri.query().unwrap_or_default().as_bytes())
+        .find(|(name, _)| name == "X-Amz-Security-Token")
+        .map(|(_, value)| value.into_owned())
+}
+
+/// The framing's chunks are taken apart behind the signature only; without one, it would be stored.
+fn admit_anonymous(headers: &HeaderMap) -> S3Result<()> {
+    if framing(headers).is_some() {
+        return Err(s3_error!(
+            InvalidRequest,
+            "An anonymous request cannot have an aws-chunked body: send it as it is"
+        ));
+    }
     check_framing(headers)
 }
 
@@ -204,21 +209,19 @@ fn check_framing(headers: &HeaderMap) -> S3Result<()> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|coding| coding.trim().eq_ignore_ascii_case("aws-chunked"));
-    if coded && framing(headers).is_none() {
+    // Where the body's own digest is signed, it is no framing that came by mistake.
+    let digest = headers
+        .get("x-amz-content-sha256")
+        .map(http::HeaderValue::as_bytes);
+    let vouched =
+        digest.is_some_and(|digest| digest.len() == 64 && digest.iter().all(u8::is_ascii_hexdigit));
+    if coded && framing(headers).is_none() && !vouched {
         return Err(s3_error!(
             InvalidRequest,
             "Content-Encoding says aws-chunked, but x-amz-content-sha256 names no STREAMING-… payload"
         ));
     }
     Ok(())
-}
-
-fn is_form(headers: &HeaderMap) -> bool {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .map(http::HeaderValue::as_bytes)
-        .unwrap_or_default();
-    kind.len() >= 19 && kind[..19].eq_ignore_ascii_case(b"multipart/form-data")
 }
 
 fn malformed_header(why: &str) -> S3Error {
@@ -248,13 +251,13 @@ mod tests {
         all
     }
 
-    fn verdict(method: &Method, uri: &str, pairs: &[(&'static str, &str)]) -> Result<(), String> {
-        admit(method, &uri.parse().unwrap(), &headers(pairs))
+    fn verdict(uri: &str, pairs: &[(&'static str, &str)]) -> Result<(), String> {
+        admit(&uri.parse().unwrap(), &headers(pairs))
             .map_err(|refused| refused.code().as_str().to_owned())
     }
 
     fn get(pairs: &[(&'static str, &str)]) -> Result<(), String> {
-        verdict(&Method::GET, "/bucket/key", pairs)
+        verdict("/bucket/key", pairs)
     }
 
     fn presigned(changes: &[(&str, Option<&str>)]) -> Result<(), String> {
@@ -273,7 +276,7 @@ mod tests {
         let query = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(query)
             .finish();
-        verdict(&Method::GET, &format!("/bucket/key?{query}"), &[])
+        verdict(&format!("/bucket/key?{query}"), &[])
     }
 
     #[test]
@@ -308,7 +311,6 @@ mod tests {
             assert_eq!(refused.unwrap_err(), "AccessDenied", "{extra}");
         }
         let host_only = verdict(
-            &Method::PUT,
             "/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A%2F1%2Feu%2Fs3%2Faws4_request\
              &X-Amz-Date=1&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=ab",
             &[("x-amz-meta-late", "v")],
@@ -337,14 +339,13 @@ mod tests {
             "x-amz-content-sha256",
             http::HeaderValue::from_bytes(b"\xff").unwrap(),
         );
-        let refused = admit(&Method::GET, &"/b/k".parse().unwrap(), &all).unwrap_err();
+        let refused = admit(&"/b/k".parse().unwrap(), &all).unwrap_err();
         assert_eq!(refused.code().as_str(), "InvalidArgument");
     }
 
     #[test]
     fn there_is_no_other_way_in() {
         let date = ("x-amz-date", "20260101T000000Z");
-        assert_eq!(get(&[]).unwrap_err(), "AccessDenied");
         assert_eq!(
             get(&[("authorization", "AWS INF4:sig"), date]).unwrap_err(),
             "InvalidRequest"
@@ -358,32 +359,27 @@ mod tests {
             get(&[("authorization", sts.as_str()), date]).unwrap_err(),
             "AuthorizationHeaderMalformed"
         );
-        let form = [("content-type", "Multipart/Form-Data; boundary=x")];
-        assert_eq!(
-            verdict(&Method::POST, "/bucket", &form).unwrap_err(),
-            "NotImplemented"
-        );
-        let old = verdict(
-            &Method::GET,
-            "/b/k?AWSAccessKeyId=A&Signature=s&Expires=1",
-            &[],
-        );
+        let old = verdict("/b/k?AWSAccessKeyId=A&Signature=s&Expires=1", &[]);
         assert_eq!(old.unwrap_err(), "InvalidRequest");
         // A version 4 header beside a version 2 query must not be checked as version 2.
-        let both = verdict(
-            &Method::GET,
-            "/b/k?Signature=s",
-            &[("authorization", GOOD), date],
-        );
+        let both = verdict("/b/k?Signature=s", &[("authorization", GOOD), date]);
         assert_eq!(both.unwrap_err(), "InvalidRequest");
-        let twice = verdict(
-            &Method::GET,
-            "/b/k?X-Amz-Signature=s",
-            &[("authorization", GOOD), date],
-        );
+        let twice = verdict("/b/k?X-Amz-Signature=s", &[("authorization", GOOD), date]);
         assert_eq!(twice.unwrap_err(), "InvalidArgument");
+        // A token that is not signed is nobody's.
         let token = [("authorization", GOOD), date, ("x-amz-security-token", "t")];
-        assert_eq!(get(&token).unwrap_err(), "InvalidToken");
+        assert_eq!(get(&token).unwrap_err(), "AccessDenied");
+    }
+
+    #[test]
+    fn an_anonymous_request_goes_on_to_be_judged_but_not_with_a_framed_body() {
+        assert_eq!(get(&[]), Ok(()));
+        let framed = [("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")];
+        assert_eq!(get(&framed).unwrap_err(), "InvalidRequest");
+        assert_eq!(
+            get(&[("content-encoding", "aws-chunked")]).unwrap_err(),
+            "InvalidRequest"
+        );
     }
 
     #[test]

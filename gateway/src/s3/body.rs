@@ -73,7 +73,7 @@ impl Watched {
     /// InvalidDigest or InvalidRequest where the headers make no sense.
     pub(super) fn new(parts: &Parts, inner: Drained, fault: Fault) -> S3Result<Self> {
         let framing = admission::framing(&parts.headers).map(Framing::new);
-        let document = if is_document(parts) {
+        let document = if is_document(parts) && !super::post::is_form(parts) {
             Some(Document::announced_by(parts)?)
         } else {
             None
@@ -286,7 +286,10 @@ fn is_document(parts: &Parts) -> bool {
         .trim_start_matches('/')
         .split_once('/')
         .map(|(_, key)| key);
-    parts.method != Method::PUT || key.is_none_or(str::is_empty)
+    let about_the_object = ["acl", "legal-hold", "retention", "tagging"];
+    parts.method != Method::PUT
+        || key.is_none_or(str::is_empty)
+        || about_the_object.iter().any(|name| query_has(parts, name))
 }
 
 fn query_has(parts: &Parts, name: &str) -> bool {

@@ -6,6 +6,7 @@ use super::checksum::{
 };
 use super::multipart::{Scheme, check_number};
 use super::objects::{checksum_type, etag, missing_target, show_checksums};
+use super::versions::written_id;
 use super::{Door, condition, error, who};
 use blockstore::object::{ObjectMeta, Part, Upload};
 use blockstore::{Kind, Subject};
@@ -63,17 +64,22 @@ pub(super) async fn complete(
     let meta = completed_meta(&upload, scheme, &chosen)?;
     check_object_claims(&input, scheme, &meta)?;
 
-    let output = shown(&target, &meta);
+    let mut output = shown(&target, &meta);
     let parts: Vec<(u32, String)> = chosen
         .iter()
         .map(|part| (part.number, part.etag.clone()))
         .collect();
-    door.ask(move |store| {
-        store
-            .upload_complete(&who, &upload, &parts, meta, &condition)
-            .map_err(|refused| missing_target(store, (&target.0, &target.1), &condition, refused))
-    })
-    .await?;
+    output.version_id = door
+        .ask(move |store| {
+            let found = store.bucket(&target.0)?;
+            let object = store
+                .upload_complete(&who, &upload, &parts, meta, &condition)
+                .map_err(|refused| {
+                    missing_target(store, (&target.0, &target.1), &condition, refused)
+                })?;
+            Ok(written_id(&found, &object))
+        })
+        .await?;
     Ok(output)
 }
 
@@ -173,9 +179,9 @@ fn completed_meta(upload: &Upload, scheme: Scheme, parts: &[&Part]) -> S3Result<
     let tag = multipart_etag(parts.iter().map(|part| part.etag.as_str()));
     let mut meta = ObjectMeta {
         etag: tag.ok_or_else(|| damaged("ETag"))?,
-        headers: upload.meta.headers.clone(),
-        user: upload.meta.user.clone(),
         checksums: BTreeMap::new(),
+        // Headers, metadata, tags, lock and list, as the upload was begun with.
+        ..upload.meta.clone()
     };
     let name = scheme.algorithm.name();
     let values: Option<Vec<(&str, u64)>> = parts
@@ -191,6 +197,7 @@ fn completed_meta(upload: &Upload, scheme: Scheme, parts: &[&Part]) -> S3Result<
     meta.checksums
         .insert(name.into(), value.ok_or_else(|| damaged(name))?);
     meta.checksums.insert(TYPE.into(), scheme.kind.into());
+    scheme.keep_parts(&mut meta, parts);
     Ok(meta)
 }
 

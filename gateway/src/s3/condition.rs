@@ -5,7 +5,7 @@
 
 use super::stamp;
 use blockstore::object::{Object, Precondition};
-use s3s::dto::{ETagCondition, Timestamp};
+use s3s::dto::{ETagCondition, Timestamp, TimestampFormat};
 use s3s::{S3Result, s3_error};
 
 /// Conditions on the object that a request reads.
@@ -70,13 +70,6 @@ pub(super) fn of_write(
     if_match: Option<&ETagCondition>,
     if_none_match: Option<&ETagCondition>,
 ) -> S3Result<Precondition> {
-    if if_none_match.is_some_and(|condition| *condition != ETagCondition::Any) {
-        return Err(s3_error!(
-            NotImplemented,
-            "A header you provided implies functionality that is not implemented: If-None-Match \
-             of a write takes only *"
-        ));
-    }
     let text = |condition: &ETagCondition| match condition {
         ETagCondition::Any => "*".to_owned(),
         ETagCondition::ETag(etag) => etag.value().to_owned(),
@@ -84,7 +77,25 @@ pub(super) fn of_write(
     Ok(Precondition {
         if_match: if_match.map(text).into_iter().collect(),
         if_none_match: if_none_match.map(text).into_iter().collect(),
+        ..Precondition::default()
     })
+}
+
+/// A time of a condition as the store compares it.
+pub(super) fn milliseconds(time: Timestamp) -> u64 {
+    let mut text = Vec::new();
+    let written = time.format(TimestampFormat::EpochSeconds, &mut text);
+    let seconds = written
+        .ok()
+        .and_then(|()| String::from_utf8(text).ok())
+        .and_then(|text| text.parse::<f64>().ok());
+    // From a float the conversion saturates at both ends.
+    seconds.map_or(0, |seconds| (seconds * 1000.0).round() as u64)
+}
+
+/// A size of a condition; no object has a negative one, nor the largest.
+pub(super) fn size(bytes: i64) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 fn matches(condition: &ETagCondition, etag: &str) -> bool {
@@ -97,7 +108,7 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blockstore::object::{Body, ObjectMeta};
+    use blockstore::object::ObjectMeta;
     use s3s::dto::ETag;
 
     fn object() -> Object {
@@ -110,8 +121,7 @@ mod tests {
                 etag: "abc".into(),
                 ..ObjectMeta::default()
             },
-            parts: Vec::new(),
-            body: Body::Inline,
+            ..Object::default()
         }
     }
 
@@ -209,10 +219,11 @@ mod tests {
     }
 
     #[test]
-    fn a_write_can_ask_for_nothing_there_but_not_for_nothing_like_it() {
+    fn a_write_can_ask_for_nothing_there_and_for_nothing_like_it() {
         let any = of_write(None, Some(&ETagCondition::Any)).unwrap();
         assert_eq!(any.if_none_match, ["*"]);
-        assert!(of_write(None, etag("abc").as_ref()).is_err());
+        let unlike = of_write(None, etag("abc").as_ref()).unwrap();
+        assert_eq!(unlike.if_none_match, ["abc"]);
         assert_eq!(
             of_write(etag("abc").as_ref(), None).unwrap().if_match,
             ["abc"]

@@ -4,16 +4,18 @@
 use super::access::check_key;
 use super::checksum::{self, Algorithm, FULL_OBJECT, TYPE};
 use super::condition::{self, Conditions};
+use super::dress::dress;
 use super::error::failed;
-use super::metadata::{describe, refuse_version};
+use super::metadata::describe;
 use super::multipart::{Scheme, check_number};
 use super::objects::{checksum_type, etag, missing_target, show_checksums};
-use super::{Door, range, stamp, who};
-use blockstore::object::{Object, ObjectMeta, Precondition};
+use super::versions::{self, Found, written_id};
+use super::{Door, caller, range, stamp, who};
+use blockstore::object::{Object, Precondition};
 use http::HeaderMap;
 use s3s::dto::{
     CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopyPartResult, CopySource, ETagCondition,
-    MetadataDirective, UploadPartCopyInput, UploadPartCopyOutput,
+    MetadataDirective, TaggingDirective, UploadPartCopyInput, UploadPartCopyOutput,
 };
 use s3s::{S3Request, S3Result, s3_error};
 use std::collections::BTreeMap;
@@ -22,25 +24,35 @@ pub(super) async fn copy(
     door: &Door,
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<CopyObjectOutput> {
-    let who = who(&request.extensions);
+    let caller = caller(&request.extensions);
+    let headers = request.headers;
     let input = request.input;
-    let source = named(input.copy_source)?;
+    let source = Source::named(input.copy_source)?;
     let target = (input.bucket, input.key);
-    let directive = input
-        .metadata_directive
-        .as_ref()
-        .map(MetadataDirective::as_str);
-    let replace = match directive {
-        None | Some(MetadataDirective::COPY) => false,
-        Some(MetadataDirective::REPLACE) => true,
-        Some(other) => {
-            return Err(s3_error!(
-                InvalidArgument,
-                "Unknown metadata directive {other:?}: x-amz-metadata-directive is COPY or REPLACE"
-            ));
-        }
+    let directive = |name: &str, value: Option<&str>| match value {
+        None | Some(MetadataDirective::COPY) => Ok(false),
+        Some(MetadataDirective::REPLACE) => Ok(true),
+        Some(other) => Err(s3_error!(
+            InvalidArgument,
+            "Unknown metadata directive {other:?}: {name} is COPY or REPLACE"
+        )),
     };
-    if source == target && !replace {
+    let replace = directive(
+        "x-amz-metadata-directive",
+        input
+            .metadata_directive
+            .as_ref()
+            .map(MetadataDirective::as_str),
+    )?;
+    let retag = directive(
+        "x-amz-tagging-directive",
+        input
+            .tagging_directive
+            .as_ref()
+            .map(TaggingDirective::as_str),
+    )?;
+    let itself = source.bucket == target.0 && source.key == target.1 && source.version.is_none();
+    if itself && !replace && !retag {
         return Err(s3_error!(
             InvalidRequest,
             "This copy request is illegal because it is trying to copy an object to itself without \
@@ -54,44 +66,59 @@ pub(super) async fn copy(
         if_modified_since: input.copy_source_if_modified_since,
         if_unmodified_since: input.copy_source_if_unmodified_since,
     };
-    let condition = of_target(&request.headers)?;
+    let condition = of_target(&headers)?;
     let wanted = input
         .checksum_algorithm
         .map(|algorithm| Scheme::algorithm(algorithm.as_str()));
     let wanted = wanted.transpose()?;
 
-    let found = head(door, &source).await?;
+    let Found {
+        object: found,
+        shown_id: source_version,
+    } = source.head(door).await?;
     conditions.judge_source(&found)?;
-    let mut meta = None;
+    let mut meta = found.meta.clone();
     if replace {
-        let mut described = describe(&request.headers, input.metadata)?;
-        described.etag.clone_from(&found.meta.etag);
-        described.checksums.clone_from(&found.meta.checksums);
-        meta = Some(described);
+        let described = describe(&headers, input.metadata)?;
+        (meta.headers, meta.user) = (described.headers, described.user);
     }
     if let Some(algorithm) = wanted.filter(|algorithm| !has(&found, *algorithm)) {
-        let checksums = computed(door, &source, algorithm, &found.meta.etag).await?;
-        let kept: &mut ObjectMeta = meta.get_or_insert_with(|| found.meta.clone());
-        kept.checksums = checksums;
+        meta.checksums = computed(door, &source, algorithm, &found.meta.etag).await?;
     }
+    let present = std::mem::take(&mut meta.tags);
     // What was judged, and what the checksums are of, is what gets copied.
     let same = Precondition {
         if_match: vec![found.meta.etag],
         ..Precondition::default()
     };
-    let object = door
+    let (object, version_id) = door
         .ask(move |store| {
-            let (source, target) = ((&*source.0, &*source.1), (&*target.0, &*target.1));
-            let copied = store.object_copy(&who, source, target, meta, &same, &condition);
+            let bucket = store.bucket(&target.0)?;
+            if let Err(refused) = dress(store, &caller, &bucket, &headers, &mut meta) {
+                return Ok(Err(refused));
+            }
+            if !retag {
+                meta.tags = present;
+            }
+            let target = (&*target.0, &*target.1);
+            let copied = store.object_copy_version(
+                &caller.who(),
+                source.borrowed(),
+                target,
+                Some(meta),
+                &same,
+                &condition,
+            );
             match copied {
                 Ok((object, copied)) => {
                     tracing::debug!(?copied, "copied");
-                    Ok(object)
+                    let shown = written_id(&bucket, &object);
+                    Ok(Ok((object, shown)))
                 }
                 Err(refused) => Err(missing_target(store, target, &condition, refused)),
             }
         })
-        .await?;
+        .await??;
     let mut result = CopyObjectResult {
         e_tag: etag(&object.meta.etag),
         checksum_type: checksum_type(&object.meta.checksums),
@@ -101,6 +128,8 @@ pub(super) async fn copy(
     show_checksums!(result, &object.meta.checksums);
     Ok(CopyObjectOutput {
         copy_object_result: Some(result),
+        copy_source_version_id: source_version,
+        version_id,
         ..CopyObjectOutput::default()
     })
 }
@@ -112,7 +141,7 @@ pub(super) async fn part(
     let who = who(&request.extensions);
     let input = request.input;
     let number = check_number(input.part_number)?;
-    let source = named(input.copy_source)?;
+    let source = Source::named(input.copy_source)?;
     let conditions = Conditions {
         if_match: input.copy_source_if_match,
         if_none_match: input.copy_source_if_none_match,
@@ -123,22 +152,37 @@ pub(super) async fn part(
         .ask(move |store| store.upload(&input.bucket, &input.key, &input.upload_id))
         .await?;
     let scheme = Scheme::of(&upload);
-    let found = head(door, &source).await?;
+    let Found {
+        object: found,
+        shown_id: source_version,
+    } = source.head(door).await?;
     conditions.judge_source(&found)?;
     let range = input.copy_source_range.as_deref();
     let range = range
         .map(|text| range::of_copy(found.length_bytes, text))
         .transpose()?;
     let range = range.map(|range| (range.start, range.end - range.start));
+    // Judged again where the part is committed: another source by then is a precondition failed.
+    let same = Precondition {
+        if_match: vec![found.meta.etag],
+        ..Precondition::default()
+    };
     let part = door
         .ask(move |store| {
             let mut etag_of = |bytes: &dyn blockstore::object::ReadAt| {
                 let sums = checksum::sums_of(bytes, &[scheme.algorithm])?;
                 Ok((sums.etag(), sums.kept(FULL_OBJECT)))
             };
-            let source = (&*source.0, &*source.1);
-            let (part, copied) =
-                store.upload_part_copy(&who, &upload, number, source, range, &mut etag_of)?;
+            let source = source.borrowed();
+            let (part, copied) = store.upload_part_copy_version(
+                &who,
+                &upload,
+                number,
+                source,
+                &same,
+                range,
+                &mut etag_of,
+            )?;
             tracing::debug!(?copied, "copied");
             Ok(part)
         })
@@ -151,32 +195,57 @@ pub(super) async fn part(
     show_checksums!(result, &part.checksums);
     Ok(UploadPartCopyOutput {
         copy_part_result: Some(result),
+        copy_source_version_id: source_version,
         ..UploadPartCopyOutput::default()
     })
 }
 
-fn named(source: CopySource) -> S3Result<(String, String)> {
-    match source {
-        CopySource::Bucket {
-            bucket,
-            key,
-            version_id,
-        } => {
-            check_key(&key)?;
-            refuse_version(version_id.as_deref())?;
-            Ok((bucket.into(), key.into()))
-        }
-        CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => Err(s3_error!(
-            NotImplemented,
-            "Copy Source must be <bucket>/<key>: there are no access points here"
-        )),
-    }
+/// What is copied.
+#[derive(Clone)]
+struct Source {
+    bucket: String,
+    key: String,
+    version: Option<String>,
 }
 
-async fn head(door: &Door, source: &(String, String)) -> S3Result<Object> {
-    let (bucket, key) = source.clone();
-    door.ask(move |store| store.object_head(&bucket, &key))
-        .await
+impl Source {
+    fn named(source: CopySource) -> S3Result<Self> {
+        match source {
+            CopySource::Bucket {
+                bucket,
+                key,
+                version_id,
+            } => {
+                check_key(&key)?;
+                Ok(Self {
+                    bucket: bucket.into(),
+                    key: key.into(),
+                    version: version_id.map(Into::into),
+                })
+            }
+            CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => Err(s3_error!(
+                NotImplemented,
+                "Copy Source must be <bucket>/<key>: there are no access points here"
+            )),
+        }
+    }
+
+    async fn head(&self, door: &Door) -> S3Result<Found> {
+        let source = self.clone();
+        door.ask(move |store| {
+            versions::look(
+                store,
+                &source.bucket,
+                &source.key,
+                source.version.as_deref(),
+            )
+        })
+        .await?
+    }
+
+    fn borrowed(&self) -> (&str, &str, Option<&str>) {
+        (&self.bucket, &self.key, self.version.as_deref())
+    }
 }
 
 /// The conditions on what the copy replaces, which the protocol layer does not parse.
@@ -204,14 +273,18 @@ fn has(object: &Object, algorithm: Algorithm) -> bool {
 /// Reads the source for a checksum that it has not got.
 async fn computed(
     door: &Door,
-    source: &(String, String),
+    source: &Source,
     algorithm: Algorithm,
     etag: &str,
 ) -> S3Result<BTreeMap<String, String>> {
-    let (bucket, key) = source.clone();
+    let asked = source.clone();
     let (object, sums) = door
         .ask(move |store| {
-            let (object, body) = store.object_open(&bucket, &key)?;
+            let (bucket, key, version) = asked.borrowed();
+            let (object, body) = match version {
+                None => store.object_open(bucket, key)?,
+                Some(version) => store.object_version_open(bucket, key, version)?,
+            };
             Ok((object, checksum::sums_of(&*body, &[algorithm])?))
         })
         .await?;
@@ -221,7 +294,7 @@ async fn computed(
             blockstore::Subject::Object,
             format!(
                 "the source {}/{} changed while it was copied",
-                source.0, source.1
+                source.bucket, source.key
             ),
         )));
     }

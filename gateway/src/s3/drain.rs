@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// A request's body that is read to its end even where it is dropped before.
-pub(super) struct Drained {
+pub(crate) struct Drained {
     inner: axum::body::Body,
     /// Nothing is left, or nothing may be asked for.
     done: bool,
 }
 
 impl Drained {
-    pub(super) fn new(headers: &HeaderMap, inner: axum::body::Body) -> Self {
+    pub(crate) fn new(headers: &HeaderMap, inner: axum::body::Body) -> Self {
         let done = headers.contains_key(EXPECT) || inner.is_end_stream();
         Self { inner, done }
     }

@@ -22,6 +22,11 @@ pub(super) fn custom(
     error
 }
 
+/// The request is bad in a way that S3 has no better word for.
+pub(super) fn bad_request(message: impl Into<Cow<'static, str>>) -> S3Error {
+    custom("BadRequest", StatusCode::BAD_REQUEST, message)
+}
+
 /// A store's error as S3 tells it. Logged here, once, with its whole chain.
 pub(super) fn failed(error: blockstore::Error) -> S3Error {
     let (kind, subject) = (error.kind(), error.subject());
@@ -48,7 +53,7 @@ pub(super) fn failed(error: blockstore::Error) -> S3Error {
             "The stored bytes are damaged and are not handed out; an operator must look: infall \
              check --scrub. ({error})"
         ),
-        Kind::NoSpace => {
+        Kind::NoSpace if subject != Subject::Project => {
             format!("The store's disk is full: delete something or add space. ({error})")
         }
         Kind::Precondition => {
@@ -58,6 +63,7 @@ pub(super) fn failed(error: blockstore::Error) -> S3Error {
         | Kind::NotFound
         | Kind::Conflict
         | Kind::Denied
+        | Kind::NoSpace
         | Kind::Fenced
         | Kind::Unavailable
         | Kind::Unsupported => error.to_string(),
@@ -74,7 +80,7 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
     use StatusCode as Status;
     use Subject::{
         Bucket, Identity, Image, Journal, Object, Part, Project, Range, Record, Snapshot, Store,
-        Upload, Volume,
+        Upload, Version, Volume,
     };
     match (kind, subject) {
         (Kind::Invalid, Bucket) => (Code::InvalidBucketName, Status::BAD_REQUEST),
@@ -84,12 +90,13 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
         }
         (
             Kind::Invalid,
-            Object | Upload | Store | Volume | Snapshot | Image | Record | Journal | Identity
-            | Project,
+            Object | Version | Upload | Store | Volume | Snapshot | Image | Record | Journal
+            | Identity | Project,
         ) => (Code::InvalidArgument, Status::BAD_REQUEST),
 
         (Kind::NotFound, Bucket) => (Code::NoSuchBucket, Status::NOT_FOUND),
         (Kind::NotFound, Upload) => (Code::NoSuchUpload, Status::NOT_FOUND),
+        (Kind::NotFound, Version) => (Code::NoSuchVersion, Status::NOT_FOUND),
         (
             Kind::NotFound,
             Object | Store | Volume | Snapshot | Image | Record | Journal | Identity | Project,
@@ -98,8 +105,8 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
         (Kind::Conflict, Bucket) => (Code::BucketAlreadyOwnedByYou, Status::CONFLICT),
         (
             Kind::Conflict,
-            Object | Upload | Part | Range | Store | Volume | Snapshot | Image | Record | Journal
-            | Identity | Project,
+            Object | Version | Upload | Part | Range | Store | Volume | Snapshot | Image | Record
+            | Journal | Identity | Project,
         ) => (Code::OperationAborted, Status::CONFLICT),
 
         (Kind::Precondition, _) => (Code::PreconditionFailed, Status::PRECONDITION_FAILED),
@@ -107,6 +114,8 @@ fn code_of(kind: Kind, subject: Subject) -> (S3ErrorCode, StatusCode) {
         (Kind::Fenced | Kind::Unavailable, _) => {
             (Code::ServiceUnavailable, Status::SERVICE_UNAVAILABLE)
         }
+        // There is room on the disk, but not for this project.
+        (Kind::NoSpace, Project) => (Code::Custom("QuotaExceeded".into()), Status::FORBIDDEN),
         // RFC 4918, 11.5. S3 has no code of its own for it, and 503 would invite SDKs to try again.
         (Kind::NoSpace, _) => (
             Code::Custom("InsufficientStorage".into()),
@@ -170,7 +179,7 @@ fn document(code: &str, message: Option<&str>, resource: &str, request_id: &str)
 }
 
 /// Text as XML writes it.
-fn written(text: &str) -> String {
+pub(super) fn written(text: &str) -> String {
     let mut written = String::with_capacity(text.len());
     for letter in text.chars() {
         match letter {

@@ -1,20 +1,42 @@
 //! The front of the S3 door: everything a request meets before and after the protocol layer.
 //!
 //! ```text
-//! request ── id, span ── admission ── body watched ──▶ s3s: signature, access, operation
-//! reply   ◀─ id, error document ─── fault of the body ◀────────────────────────┘
+//! request ── id, span ──┬ OPTIONS: the bucket's rules of CORS answer
+//!                       ├ a form: post.rs
+//!                       └ admission ── body watched ──▶ s3s: signature, access, operation
+//! reply   ◀─ id, CORS, error document ─── fault of the body ◀────────────────────────┘
 //! ```
 
 use super::body::{Fault, Watched};
 use super::drain::Drained;
-use super::{admission, error};
-use http::header::{CONNECTION, CONTENT_RANGE, EXPECT};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
+use super::{Door, admission, cors, error, post, settings};
+use http::header::{CONNECTION, CONTENT_RANGE, EXPECT, ORIGIN};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Body;
+use percent_encoding::percent_decode_str;
+use s3s::path::{S3Path, parse_path_style};
 use s3s::service::S3Service;
 use s3s::{S3Result, s3_error};
 use std::time::Instant;
 use tracing::Instrument;
+
+tokio::task_local! {
+    /// The session token of the request that this task answers: the layer that checks signatures
+    /// asks for the key's secret without it.
+    static TOKEN: Option<String>;
+}
+
+/// The session token that the request shows, if any.
+pub(super) fn token() -> Option<String> {
+    TOKEN.try_with(Clone::clone).ok().flatten()
+}
+
+/// What answers.
+pub(super) struct Front {
+    pub(super) protocol: S3Service,
+    pub(super) door: Door,
+}
 
 /// The header that carries the request id back.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
@@ -25,7 +47,7 @@ pub(super) struct RequestId(pub(super) String);
 
 /// Answers one request, whatever it is.
 pub(super) async fn answer(
-    protocol: S3Service,
+    front: &Front,
     request: Request<axum::body::Body>,
 ) -> Response<axum::body::Body> {
     let id = uuid::Uuid::new_v4().simple().to_string();
@@ -36,9 +58,20 @@ pub(super) async fn answer(
     // file), and then botocore misreads the next answer on that connection and hangs. So it ends.
     let expects = request.headers().contains_key(EXPECT);
     let nothing_to_ask_for = request.body().is_end_stream();
+    let query = request.uri().query().unwrap_or_default();
+    let attributes = query
+        .split('&')
+        .any(|field| field == "attributes" || field == "attributes=");
     let began = Instant::now();
+    let from_elsewhere = request.headers().contains_key(ORIGIN).then(|| {
+        (
+            request.method().clone(),
+            request.headers().clone(),
+            bucket_of(&path),
+        )
+    });
     async {
-        let response = match pass(&protocol, request, &id).await {
+        let response = match pass(front, request, &id).await {
             Ok(response) => response,
             Err(refused) => error::reply(refused),
         };
@@ -46,6 +79,15 @@ pub(super) async fn answer(
         // The protocol layer knows a partial answer to GET, but not to HEAD.
         if response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        if attributes {
+            unquote(&mut response);
+        }
+        if let Some((method, headers, Some(bucket))) = from_elsewhere
+            && method != Method::OPTIONS
+            && let Ok(Some(rules)) = front.rules(&bucket).await
+        {
+            cors::decorate(&rules, method.as_str(), &headers, response.headers_mut());
         }
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, value);
@@ -64,18 +106,33 @@ pub(super) async fn answer(
 }
 
 async fn pass(
-    protocol: &S3Service,
+    front: &Front,
     request: Request<axum::body::Body>,
     id: &str,
 ) -> S3Result<Response<s3s::Body>> {
     let (mut parts, body) = request.into_parts();
     let body = Drained::new(&parts.headers, body);
-    admission::admit(&parts.method, &parts.uri, &parts.headers)?;
     parts.extensions.insert(RequestId(id.to_owned()));
+    if parts.method == Method::OPTIONS {
+        return front.preflight(&parts).await;
+    }
+    let form = post::is_form(&parts);
+    if !form {
+        admission::admit(&parts.uri, &parts.headers)?;
+    }
     let fault = Fault::default();
     let body = Watched::new(&parts, body, fault.clone())?;
+    if form {
+        let path = path_of(parts.uri.path())?;
+        let answered = Box::pin(post::answer(&front.door, &path, &parts, body)).await;
+        return answered.map_err(|refused| fault.take().unwrap_or(refused));
+    }
+    let token = admission::token(&parts.uri, &parts.headers);
     let request = Request::from_parts(parts, s3s::Body::http_body_unsync(body));
-    let response = match Box::pin(protocol.call(request)).await {
+    let response = match TOKEN
+        .scope(token, Box::pin(front.protocol.call(request)))
+        .await
+    {
         Ok(response) => response,
         Err(broken) => {
             tracing::error!(?broken, "the protocol layer failed");
@@ -87,4 +144,55 @@ async fn pass(
         Some(reason) if !response.status().is_success() => Err(reason),
         _ => Ok(response),
     }
+}
+
+impl Front {
+    async fn rules(&self, bucket: &str) -> S3Result<Option<cors::Rules>> {
+        let bucket = bucket.to_owned();
+        self.door
+            .ask(move |store| settings::cors(store, &bucket))
+            .await
+    }
+
+    async fn preflight(&self, parts: &Parts) -> S3Result<Response<s3s::Body>> {
+        let rules = match bucket_of(parts.uri.path()) {
+            Some(bucket) => self.rules(&bucket).await?,
+            None => None,
+        };
+        let headers = cors::preflight(rules.as_ref(), &parts.headers)?;
+        let mut response = Response::new(s3s::Body::empty());
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+/// GetObjectAttributes alone shows the ETag without its quotes ("GetObjectAttributes", Amazon S3 API
+/// reference, response syntax); the protocol layer writes them everywhere.
+fn unquote(response: &mut Response<s3s::Body>) {
+    let Some(bytes) = response
+        .body()
+        .bytes()
+        .filter(|_| response.status().is_success())
+    else {
+        return;
+    };
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        return;
+    };
+    let bare = text
+        .replacen("<ETag>\"", "<ETag>", 1)
+        .replacen("\"</ETag>", "</ETag>", 1);
+    *response.body_mut() = s3s::Body::from(bytes::Bytes::from(bare));
+    response.headers_mut().remove(http::header::CONTENT_LENGTH);
+}
+
+fn path_of(path: &str) -> S3Result<S3Path> {
+    let decoded = percent_decode_str(path)
+        .decode_utf8()
+        .map_err(|_| s3_error!(InvalidURI))?;
+    parse_path_style(&decoded).map_err(|bad| s3_error!(bad, InvalidURI))
+}
+
+fn bucket_of(path: &str) -> Option<String> {
+    path_of(path).ok()?.get_bucket_name().map(ToOwned::to_owned)
 }

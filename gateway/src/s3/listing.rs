@@ -3,14 +3,16 @@
 //! Pages hold a thousand entries at most, in byte order of keys. A continuation token is the place
 //! to go on behind, in base64, so that it survives any change of the listing.
 
-use super::buckets::owner;
+use super::access::object_list;
+use super::acl;
 use super::checksum::{Algorithm, TYPE};
-use super::multipart::{initiator, negative};
+use super::multipart::{initiator, negative, owner_of};
 use super::objects::{checksum_type, etag};
+use super::settings::enforces_owner;
 use super::{Door, stamp};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use blockstore::object::{ListPage, ListQuery, Object, Upload};
+use blockstore::object::{Bucket, ListPage, ListQuery, Object, Upload};
 use s3s::dto::{
     self, ChecksumAlgorithm, CommonPrefix, EncodingType, ListMultipartUploadsInput,
     ListMultipartUploadsOutput, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
@@ -38,8 +40,8 @@ pub(super) async fn version_1(
         max,
     };
     let bucket = input.bucket.clone();
-    let page = door
-        .ask(move |store| store.object_list(&bucket, &query))
+    let (found, page) = door
+        .ask(move |store| Ok((store.bucket(&bucket)?, store.object_list(&bucket, &query)?)))
         .await?;
     let rolled_up = delimiter.is_some();
     Ok(ListObjectsOutput {
@@ -58,7 +60,7 @@ pub(super) async fn version_1(
         contents: Some(
             page.objects
                 .iter()
-                .map(|object| entry(object, spell, true))
+                .map(|object| entry(object, spell, Some(&found)))
                 .collect(),
         ),
         delimiter: delimiter.map(|delimiter| spell.text(&delimiter)),
@@ -77,7 +79,7 @@ pub(super) async fn version_2(
     let prefix = input.prefix.unwrap_or_default();
     let delimiter = some_text(input.delimiter);
     let token = input.continuation_token;
-    let behind = match token.as_deref() {
+    let behind = match token.as_deref().filter(|token| !token.is_empty()) {
         Some(token) => Some(read_token(token)?),
         None => some_text(input.start_after.clone()),
     };
@@ -88,8 +90,8 @@ pub(super) async fn version_2(
         max,
     };
     let bucket = input.bucket.clone();
-    let page = door
-        .ask(move |store| store.object_list(&bucket, &query))
+    let (found, page) = door
+        .ask(move |store| Ok((store.bucket(&bucket)?, store.object_list(&bucket, &query)?)))
         .await?;
     let owners = input.fetch_owner == Some(true);
     Ok(ListObjectsV2Output {
@@ -104,7 +106,7 @@ pub(super) async fn version_2(
         contents: Some(
             page.objects
                 .iter()
-                .map(|object| entry(object, spell, owners))
+                .map(|object| entry(object, spell, owners.then_some(&found)))
                 .collect(),
         ),
         delimiter: delimiter.map(|delimiter| spell.text(&delimiter)),
@@ -122,7 +124,9 @@ pub(super) async fn uploads(
     let spell = Spelling::asked(input.encoding_type.as_ref())?;
     let (max, max_uploads) = page_size(input.max_uploads, "max-uploads")?;
     let bucket = input.bucket.clone();
-    let all = door.ask(move |store| store.uploads(&bucket)).await?;
+    let (owner, all) = door
+        .ask(move |store| Ok((store.bucket(&bucket)?.project, store.uploads(&bucket)?)))
+        .await?;
     let prefix = input.prefix.unwrap_or_default();
     let delimiter = some_text(input.delimiter);
     let after = some_text(input.key_marker.clone());
@@ -147,9 +151,9 @@ pub(super) async fn uploads(
                 .map(|algorithm| ChecksumAlgorithm::from(algorithm.s3_name().to_owned())),
             checksum_type: algorithm.and_then(|_| checksum_type(kept)),
             initiated: Some(stamp(upload.created_ms)),
-            initiator: Some(initiator()),
+            initiator: Some(initiator(&upload, &owner)),
             key: Some(spell.text(&upload.key)),
-            owner: Some(owner()),
+            owner: Some(acl::owner(&owner_of(&upload, &owner))),
             storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
             upload_id: Some(upload.id),
         }
@@ -182,13 +186,13 @@ pub(super) async fn uploads(
 
 /// How keys are written: as they are, or percent-encoded where XML could not carry them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Spelling {
+pub(super) enum Spelling {
     Plain,
     Url,
 }
 
 impl Spelling {
-    fn asked(encoding: Option<&EncodingType>) -> S3Result<Self> {
+    pub(super) fn asked(encoding: Option<&EncodingType>) -> S3Result<Self> {
         match encoding.map(EncodingType::as_str) {
             None => Ok(Self::Plain),
             Some(EncodingType::URL) => Ok(Self::Url),
@@ -199,7 +203,7 @@ impl Spelling {
         }
     }
 
-    fn text(self, text: &str) -> String {
+    pub(super) fn text(self, text: &str) -> String {
         if self == Self::Plain {
             return text.to_owned();
         }
@@ -217,7 +221,15 @@ impl Spelling {
     }
 }
 
-fn entry(object: &Object, spell: Spelling, with_owner: bool) -> dto::Object {
+/// `bucket` is given where the entry names the object's owner.
+fn entry(object: &Object, spell: Spelling, bucket: Option<&Bucket>) -> dto::Object {
+    let owner = bucket.map(|bucket| {
+        if enforces_owner(bucket) {
+            acl::owner(&bucket.project)
+        } else {
+            acl::owner(&object_list(object, &bucket.project).owner)
+        }
+    });
     let kept = &object.meta.checksums;
     let algorithms: Vec<ChecksumAlgorithm> = kept
         .keys()
@@ -231,7 +243,7 @@ fn entry(object: &Object, spell: Spelling, with_owner: bool) -> dto::Object {
         e_tag: etag(&object.meta.etag),
         key: Some(spell.text(&object.key)),
         last_modified: Some(stamp(object.modified_ms)),
-        owner: with_owner.then(owner),
+        owner,
         size: i64::try_from(object.length_bytes).ok(),
         storage_class: Some(ObjectStorageClass::from_static(
             ObjectStorageClass::STANDARD,
@@ -247,20 +259,20 @@ fn prefixes(page: &ListPage, spell: Spelling) -> Vec<CommonPrefix> {
         .collect()
 }
 
-fn common_prefix(prefix: &str, spell: Spelling) -> CommonPrefix {
+pub(super) fn common_prefix(prefix: &str, spell: Spelling) -> CommonPrefix {
     CommonPrefix {
         prefix: Some(spell.text(prefix)),
     }
 }
 
-fn page_size(asked: Option<i32>, name: &str) -> S3Result<(usize, i32)> {
+pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<(usize, i32)> {
     let size = asked.unwrap_or(PAGE_MAX).min(PAGE_MAX);
     usize::try_from(size)
         .map(|max| (max, size))
         .map_err(|_| negative(name))
 }
 
-fn some_text(text: Option<String>) -> Option<String> {
+pub(super) fn some_text(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
@@ -384,6 +396,7 @@ mod tests {
             key: (*key).into(),
             created_ms: 0,
             meta: ObjectMeta::default(),
+            owner: String::new(),
         };
         [
             ("a", "1"),

@@ -1,14 +1,11 @@
 //! What a client says about an object besides its bytes, on the way in and out.
 
-use super::error::custom;
 use blockstore::object::ObjectMeta;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use s3s::dto::{Metadata, Timestamp, TimestampFormat};
 use s3s::{S3Result, s3_error};
 use std::collections::BTreeMap;
 
-/// The owner that listings name; the one identity of a single-user node.
-pub(super) const OWNER: &str = "root";
 /// What S3 says of an object that was put without a type.
 pub(super) const DEFAULT_TYPE: &str = "binary/octet-stream";
 
@@ -82,6 +79,7 @@ pub(super) fn expires(meta: &ObjectMeta) -> Option<Timestamp> {
 
 /// Refuses headers that ask for what is not done here; to ignore them would be a promise broken.
 pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
+    refuse_contradiction(headers)?;
     for (name, value) in headers {
         let Some(kind) = name.as_str().strip_prefix("x-amz-") else {
             continue;
@@ -94,43 +92,14 @@ pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
             )
         };
         match kind {
-            "acl"
-                if !matches!(
-                    value,
-                    "private" | "bucket-owner-read" | "bucket-owner-full-control"
-                ) =>
-            {
-                return Err(s3_error!(
-                    AccessControlListNotSupported,
-                    "The bucket does not allow ACLs: everything belongs to its owner, so {value:?} \
-                     cannot be granted"
-                ));
-            }
             "storage-class" if value != "STANDARD" => {
                 return Err(s3_error!(
                     InvalidStorageClass,
                     "The storage class you specified is not valid: {value:?}; there is only STANDARD"
                 ));
             }
-            "expected-bucket-owner" | "source-expected-bucket-owner" if value != OWNER => {
-                return Err(s3_error!(
-                    AccessDenied,
-                    "Access Denied: the bucket's owner is {OWNER:?}, not {value:?} ({name})"
-                ));
-            }
-            "tagging" => return Err(unserved("tags")),
             "website-redirect-location" => return Err(unserved("websites")),
             "write-offset-bytes" => return Err(unserved("appending")),
-            "bucket-object-lock-enabled" if value.eq_ignore_ascii_case("true") => {
-                return Err(unserved("object locks"));
-            }
-            _ if kind.starts_with("grant-") => {
-                return Err(s3_error!(
-                    AccessControlListNotSupported,
-                    "The bucket does not allow ACLs"
-                ));
-            }
-            _ if kind.starts_with("object-lock-") => return Err(unserved("object locks")),
             _ if kind.starts_with("server-side-encryption")
                 || kind.starts_with("copy-source-server-side-encryption") =>
             {
@@ -142,16 +111,21 @@ pub(super) fn refuse_unserved(headers: &HeaderMap) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses a version that is not the one there is.
-pub(super) fn refuse_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("null" | "") => Ok(()),
-        Some(other) => Err(custom(
-            "NoSuchVersion",
-            StatusCode::NOT_FOUND,
-            format!("The specified version does not exist: {other:?}; nothing is versioned here"),
-        )),
-    }
+/// Encryption that is asked for in two ways at once is a mistake, served or not.
+fn refuse_contradiction(headers: &HeaderMap) -> S3Result<()> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let by_server = text("x-amz-server-side-encryption");
+    let by_key = text("x-amz-server-side-encryption-customer-algorithm");
+    let kms_key = text("x-amz-server-side-encryption-aws-kms-key-id");
+    let why = match (by_server, by_key, kms_key) {
+        (Some(_), Some(_), _) => {
+            "a key of the customer's and one of the server's exclude each other"
+        }
+        (Some("AES256"), _, Some(_)) => "a KMS key goes with aws:kms, not with AES256",
+        (Some("AES256" | "aws:kms" | "aws:kms:dsse"), _, _) | (None, _, _) => return Ok(()),
+        (Some(_), _, _) => "the encryption method specified is not supported",
+    };
+    Err(s3_error!(InvalidArgument, "Server Side Encryption: {why}"))
 }
 
 /// `Content-Encoding` without the framing of the upload, which is no property of the object.
@@ -205,8 +179,6 @@ mod tests {
     #[test]
     fn what_is_not_done_is_refused_by_its_name() {
         for (name, value, code) in [
-            ("x-amz-acl", "public-read", "AccessControlListNotSupported"),
-            ("x-amz-grant-read", "id=1", "AccessControlListNotSupported"),
             ("x-amz-storage-class", "GLACIER", "InvalidStorageClass"),
             ("x-amz-server-side-encryption", "AES256", "NotImplemented"),
             (
@@ -214,13 +186,7 @@ mod tests {
                 "k",
                 "NotImplemented",
             ),
-            ("x-amz-tagging", "a=b", "NotImplemented"),
-            ("x-amz-object-lock-mode", "GOVERNANCE", "NotImplemented"),
-            (
-                "x-amz-expected-bucket-owner",
-                "123456789012",
-                "AccessDenied",
-            ),
+            ("x-amz-website-redirect-location", "/", "NotImplemented"),
         ] {
             let refused = refuse_unserved(&headers(&[(name, value)])).unwrap_err();
             assert_eq!(refused.code().as_str(), code, "{name}");
@@ -229,10 +195,8 @@ mod tests {
             ("x-amz-acl", "private"),
             ("x-amz-storage-class", "STANDARD"),
             ("x-amz-meta-grant-read", "v"),
-            ("x-amz-expected-bucket-owner", OWNER),
+            ("x-amz-tagging", "a=b"),
         ];
         assert!(refuse_unserved(&headers(&fine)).is_ok());
-        assert!(refuse_version(Some("null")).is_ok());
-        assert!(refuse_version(Some("abc")).is_err());
     }
 }

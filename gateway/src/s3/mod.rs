@@ -7,19 +7,27 @@
 //! ```text
 //! buckets     create, list, head, remove       receive, send  bytes in and out, bounded
 //! objects     put, get, head, delete           body, chunked  the body as it arrives
-//! copying     without moving bytes             claims         what a client says of the bytes
-//! listing     objects v1 and v2, uploads       checksum       what the bytes say
-//! multipart   uploads and their parts          condition, range, metadata
-//! completion  of an upload
+//! dress       what a new object gets besides   claims         what a client says of the bytes
+//! copying     without moving bytes             checksum       what the bytes say
+//! listing     objects v1 and v2, uploads       condition, range, metadata
+//! versions    which, listing them, on and off  actions        an operation's actions and keys
+//! multipart   uploads and their parts          acl, lists     access control lists
+//! completion  of an upload                     settings       documents of a bucket
+//! tags, locks, attributes                      post, form     uploads by a browser's form
+//! cors        other sites' scripts
 //! ```
 //!
-//! 1. Nothing is answered to a request without a valid signature, and nothing unsigned counts.
+//! 1. Nobody gets more than the one policy engine allows, with a signature or without, and nothing
+//!    unsigned counts in a signed request.
 //! 2. Nothing is committed that is not what its checksums and lengths claim.
 //! 3. Memory per request is bounded, whatever the object's size.
 //! 4. What is not served is refused by name, never ignored.
 
 mod access;
+mod acl;
+mod actions;
 mod admission;
+mod attributes;
 mod body;
 mod buckets;
 mod checksum;
@@ -28,34 +36,31 @@ mod claims;
 mod completion;
 mod condition;
 mod copying;
-mod drain;
+mod cors;
+pub(crate) mod drain;
+mod dress;
 mod error;
+mod form;
 mod front;
 mod listing;
+mod lists;
+mod locks;
 mod metadata;
 mod multipart;
 mod objects;
+mod post;
 mod range;
 mod receive;
 mod send;
+mod settings;
+mod tags;
+mod versions;
 
 use ::access::{Access, Caller, Origin, Principal};
 use axum::extract::Request;
 use blockstore::{Store, Who};
 use s3s::config::{S3Config, StaticConfigProvider};
-use s3s::dto::{
-    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
-    CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CreateBucketInput,
-    CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteBucketInput,
-    DeleteBucketOutput, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput,
-    DeleteObjectsOutput, GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
-    GetBucketVersioningOutput, GetObjectInput, GetObjectOutput, HeadBucketInput, HeadBucketOutput,
-    HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput,
-    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsInput, ListObjectsOutput,
-    ListObjectsV2Input, ListObjectsV2Output, ListPartsInput, ListPartsOutput, PutObjectInput,
-    PutObjectOutput, Timestamp, UploadPartCopyInput, UploadPartCopyOutput, UploadPartInput,
-    UploadPartOutput,
-};
+use s3s::dto::{self, Timestamp};
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use std::convert::Infallible;
@@ -77,25 +82,36 @@ const TURN_PATIENCE: Duration = Duration::from_secs(20);
 pub fn s3_service(store: Store, access: Access, region: &str) -> axum::Router {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
-    let mut builder = S3ServiceBuilder::new(Door {
+    let gate = access::Gate {
+        store: store.clone(),
+        access: access.clone(),
+    };
+    let door = Door {
         store,
+        gate: gate.clone(),
         region: region.to_owned(),
         incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
         outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),
-    });
+    };
+    let mut builder = S3ServiceBuilder::new(door.clone());
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    builder.set_auth(access::Keys(access.clone()));
-    builder.set_access(access::Decisions(access));
-    let protocol = builder.build();
+    builder.set_auth(access::Keys(access));
+    builder.set_access(access::Decisions(gate));
+    let front = Arc::new(front::Front {
+        protocol: builder.build(),
+        door,
+    });
     axum::Router::new().fallback_service(tower::service_fn(move |request: Request| {
-        let protocol = protocol.clone();
-        async move { Ok::<_, Infallible>(front::answer(protocol, request).await) }
+        let front = Arc::clone(&front);
+        async move { Ok::<_, Infallible>(front::answer(&front, request).await) }
     }))
 }
 
 /// What the operations work on.
+#[derive(Clone)]
 pub(crate) struct Door {
     store: Store,
+    gate: access::Gate,
     region: String,
     incoming: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
@@ -151,13 +167,36 @@ fn stamp(ms: u64) -> Timestamp {
     Timestamp::from(UNIX_EPOCH + Duration::from_millis(ms))
 }
 
+/// What an operation answers: an output, or one with headers that it has no field for.
+trait Answer<T> {
+    fn reply(self) -> S3Response<T>;
+}
+
+impl<T> Answer<T> for T {
+    fn reply(self) -> S3Response<T> {
+        S3Response::new(self)
+    }
+}
+
+/// An output with headers.
+struct Headed<T>(T, http::HeaderMap);
+
+impl<T> Answer<T> for Headed<T> {
+    fn reply(self) -> S3Response<T> {
+        S3Response::with_headers(self.0, self.1)
+    }
+}
+
 /// Forwards operations to the functions that answer them.
 macro_rules! operations {
     ($($name:ident: $input:ident -> $output:ident = $answer:path;)*) => {
         #[async_trait::async_trait]
         impl S3 for Door {
-            $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
-                Box::pin($answer(self, request)).await.map(S3Response::new)
+            $(async fn $name(
+                &self,
+                request: S3Request<dto::$input>,
+            ) -> S3Result<S3Response<dto::$output>> {
+                Box::pin($answer(self, request)).await.map(Answer::reply)
             })*
         }
     };
@@ -169,13 +208,48 @@ operations! {
     head_bucket: HeadBucketInput -> HeadBucketOutput = buckets::head;
     delete_bucket: DeleteBucketInput -> DeleteBucketOutput = buckets::remove;
     get_bucket_location: GetBucketLocationInput -> GetBucketLocationOutput = buckets::location;
-    get_bucket_versioning: GetBucketVersioningInput -> GetBucketVersioningOutput = buckets::versioning;
+    get_bucket_versioning: GetBucketVersioningInput -> GetBucketVersioningOutput = versions::get;
+    put_bucket_versioning: PutBucketVersioningInput -> PutBucketVersioningOutput = versions::put;
+    list_object_versions: ListObjectVersionsInput -> ListObjectVersionsOutput = versions::list;
+    get_bucket_acl: GetBucketAclInput -> GetBucketAclOutput = lists::of_bucket;
+    put_bucket_acl: PutBucketAclInput -> PutBucketAclOutput = lists::put_bucket;
+    get_bucket_policy: GetBucketPolicyInput -> GetBucketPolicyOutput = settings::get_policy;
+    put_bucket_policy: PutBucketPolicyInput -> PutBucketPolicyOutput = settings::put_policy;
+    delete_bucket_policy: DeleteBucketPolicyInput -> DeleteBucketPolicyOutput = settings::delete_policy;
+    get_bucket_policy_status: GetBucketPolicyStatusInput -> GetBucketPolicyStatusOutput = settings::policy_status;
+    get_public_access_block: GetPublicAccessBlockInput -> GetPublicAccessBlockOutput = settings::get_block;
+    put_public_access_block: PutPublicAccessBlockInput -> PutPublicAccessBlockOutput = settings::put_block;
+    delete_public_access_block: DeletePublicAccessBlockInput -> DeletePublicAccessBlockOutput = settings::delete_block;
+    get_bucket_ownership_controls: GetBucketOwnershipControlsInput -> GetBucketOwnershipControlsOutput = settings::get_ownership;
+    put_bucket_ownership_controls: PutBucketOwnershipControlsInput -> PutBucketOwnershipControlsOutput = settings::put_ownership;
+    delete_bucket_ownership_controls: DeleteBucketOwnershipControlsInput -> DeleteBucketOwnershipControlsOutput = settings::delete_ownership;
+    get_bucket_cors: GetBucketCorsInput -> GetBucketCorsOutput = settings::get_cors;
+    put_bucket_cors: PutBucketCorsInput -> PutBucketCorsOutput = settings::put_cors;
+    delete_bucket_cors: DeleteBucketCorsInput -> DeleteBucketCorsOutput = settings::delete_cors;
+    get_bucket_tagging: GetBucketTaggingInput -> GetBucketTaggingOutput = settings::get_tagging;
+    put_bucket_tagging: PutBucketTaggingInput -> PutBucketTaggingOutput = settings::put_tagging;
+    delete_bucket_tagging: DeleteBucketTaggingInput -> DeleteBucketTaggingOutput = settings::delete_tagging;
+    get_bucket_encryption: GetBucketEncryptionInput -> GetBucketEncryptionOutput = settings::get_encryption;
+    delete_bucket_encryption: DeleteBucketEncryptionInput -> DeleteBucketEncryptionOutput = settings::delete_encryption;
+    get_bucket_request_payment: GetBucketRequestPaymentInput -> GetBucketRequestPaymentOutput = settings::request_payment;
+    get_object_lock_configuration: GetObjectLockConfigurationInput -> GetObjectLockConfigurationOutput = locks::get_configuration;
+    put_object_lock_configuration: PutObjectLockConfigurationInput -> PutObjectLockConfigurationOutput = locks::put_configuration;
     put_object: PutObjectInput -> PutObjectOutput = objects::put;
     get_object: GetObjectInput -> GetObjectOutput = objects::get;
     head_object: HeadObjectInput -> HeadObjectOutput = objects::head;
+    get_object_attributes: GetObjectAttributesInput -> GetObjectAttributesOutput = attributes::get;
     delete_object: DeleteObjectInput -> DeleteObjectOutput = objects::delete;
     delete_objects: DeleteObjectsInput -> DeleteObjectsOutput = objects::delete_many;
     copy_object: CopyObjectInput -> CopyObjectOutput = copying::copy;
+    get_object_acl: GetObjectAclInput -> GetObjectAclOutput = lists::of_object;
+    put_object_acl: PutObjectAclInput -> PutObjectAclOutput = lists::put_object;
+    get_object_tagging: GetObjectTaggingInput -> GetObjectTaggingOutput = tags::get;
+    put_object_tagging: PutObjectTaggingInput -> PutObjectTaggingOutput = tags::put;
+    delete_object_tagging: DeleteObjectTaggingInput -> DeleteObjectTaggingOutput = tags::delete;
+    get_object_retention: GetObjectRetentionInput -> GetObjectRetentionOutput = locks::get_retention;
+    put_object_retention: PutObjectRetentionInput -> PutObjectRetentionOutput = locks::put_retention;
+    get_object_legal_hold: GetObjectLegalHoldInput -> GetObjectLegalHoldOutput = locks::get_hold;
+    put_object_legal_hold: PutObjectLegalHoldInput -> PutObjectLegalHoldOutput = locks::put_hold;
     list_objects: ListObjectsInput -> ListObjectsOutput = listing::version_1;
     list_objects_v2: ListObjectsV2Input -> ListObjectsV2Output = listing::version_2;
     create_multipart_upload: CreateMultipartUploadInput -> CreateMultipartUploadOutput = multipart::create;

@@ -1,13 +1,15 @@
 //! Multipart uploads: create, part, abort, list parts. Their completion has its own file.
 
-use super::buckets::owner;
+use super::access::list_in;
+use super::acl;
 use super::checksum::{ALGORITHM, Algorithm, COMPOSITE, FULL_OBJECT, TYPE};
 use super::claims::Claims;
+use super::dress::dress;
 use super::metadata::describe;
 use super::objects::{etag, show_checksums};
-use super::receive::{Incoming, receive};
-use super::{Door, stamp, who};
-use blockstore::object::{Part, Upload};
+use super::receive::{Incoming, Length, receive};
+use super::{Door, caller, stamp, who};
+use blockstore::object::{Object, ObjectMeta, Part, Upload};
 use s3s::dto::{
     self, AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumAlgorithm, ChecksumType,
     CreateMultipartUploadInput, CreateMultipartUploadOutput, Initiator, ListPartsInput,
@@ -18,6 +20,10 @@ use std::collections::BTreeMap;
 
 /// "Amazon S3 multipart upload limits".
 const PARTS_MAX: u32 = 10_000;
+/// Where an object keeps the checksums of the parts it was completed from, among its properties.
+const PARTS: &str = "s3-parts";
+/// For so many parts at most.
+const KEPT_PARTS_MAX: usize = 256;
 /// Parts on one page at most.
 const PAGE_MAX: i32 = 1000;
 
@@ -39,6 +45,20 @@ impl Scheme {
             algorithm: algorithm.unwrap_or(Algorithm::Crc64Nvme),
             kind: if full { FULL_OBJECT } else { COMPOSITE },
             chosen: algorithm.is_some(),
+        }
+    }
+
+    /// Keeps the parts' own checksums with an object that is completed from them: S3 shows them, of
+    /// an upload that was begun with a checksum. Not of very many parts: every listing reads them.
+    pub(super) fn keep_parts(self, meta: &mut ObjectMeta, parts: &[&Part]) {
+        if !self.chosen || parts.len() > KEPT_PARTS_MAX {
+            return;
+        }
+        let name = self.algorithm.name();
+        let values = parts.iter().map(|part| part.checksums.get(name).cloned());
+        if let Some(values) = values.collect::<Option<Vec<String>>>() {
+            let kept = serde_json::json!({ name: values });
+            meta.properties.insert(PARTS.to_owned(), kept);
         }
     }
 
@@ -94,9 +114,10 @@ pub(super) async fn create(
     door: &Door,
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<CreateMultipartUploadOutput> {
-    let who = who(&request.extensions);
+    let caller = caller(&request.extensions);
+    let headers = request.headers;
     let input = request.input;
-    let mut meta = describe(&request.headers, input.metadata)?;
+    let mut meta = describe(&headers, input.metadata)?;
     meta.checksums = Scheme::asked(
         input
             .checksum_algorithm
@@ -106,8 +127,16 @@ pub(super) async fn create(
     )?;
     let (bucket, key) = (input.bucket, input.key);
     let upload = door
-        .ask(move |store| store.upload_create(&who, &bucket, &key, meta))
-        .await?;
+        .ask(move |store| {
+            let found = store.bucket(&bucket)?;
+            if let Err(refused) = dress(store, &caller, &found, &headers, &mut meta) {
+                return Ok(Err(refused));
+            }
+            store
+                .upload_create(&caller.who(), &bucket, &key, meta)
+                .map(Ok)
+        })
+        .await??;
     let (checksum_algorithm, checksum_type) = Scheme::of(&upload).shown();
     Ok(CreateMultipartUploadOutput {
         bucket: Some(upload.bucket),
@@ -156,6 +185,7 @@ pub(super) async fn part(
     }
     let incoming = Incoming {
         body: input.body,
+        length: Length::Announced,
         headers: &request.headers,
         trailers: request.trailing_headers,
         claims: &claims,
@@ -173,6 +203,17 @@ pub(super) async fn part(
     door.ask(move |_| writer.commit_part(&who, &upload, number, tag, checksums))
         .await?;
     Ok(output)
+}
+
+/// The checksum of one part of a completed object (from 0), by its algorithm, if it is kept.
+pub(super) fn part_checksum(object: &Object, place: usize) -> BTreeMap<String, String> {
+    let kept = object.meta.properties.get(PARTS);
+    let kept = kept.and_then(|kept| kept.as_object()).into_iter().flatten();
+    kept.filter_map(|(name, values)| {
+        let value = values.as_array()?.get(place)?.as_str()?;
+        Some((name.clone(), value.to_owned()))
+    })
+    .collect()
 }
 
 pub(super) async fn abort(
@@ -199,11 +240,12 @@ pub(super) async fn list_parts(
     let (Ok(max), Ok(after)) = (usize::try_from(asked.min(PAGE_MAX)), u32::try_from(marker)) else {
         return Err(negative("max-parts and part-number-marker"));
     };
-    let (upload, mut parts) = door
+    let (owner, upload, mut parts) = door
         .ask(move |store| {
             let upload = store.upload(&input.bucket, &input.key, &input.upload_id)?;
             let parts = store.upload_parts(&upload)?;
-            Ok((upload, parts))
+            let owner = store.bucket(&upload.bucket)?.project;
+            Ok((owner, upload, parts))
         })
         .await?;
     parts.retain(|part| part.number > after);
@@ -226,16 +268,18 @@ pub(super) async fn list_parts(
             shown
         })
         .collect();
+    let initiator = initiator(&upload, &owner);
+    let owner = owner_of(&upload, &owner);
     Ok(ListPartsOutput {
         bucket: Some(upload.bucket),
         checksum_algorithm,
         checksum_type,
-        initiator: Some(initiator()),
+        initiator: Some(initiator),
         is_truncated: Some(more),
         key: Some(upload.key),
         max_parts: Some(asked.min(PAGE_MAX)),
         next_part_number_marker: last.filter(|_| more),
-        owner: Some(owner()),
+        owner: Some(acl::owner(&owner)),
         part_number_marker: Some(marker),
         parts: Some(shown),
         storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
@@ -244,8 +288,14 @@ pub(super) async fn list_parts(
     })
 }
 
-pub(super) fn initiator() -> Initiator {
-    let owner = owner();
+/// The project that will own what an upload makes: as its list says, or else the bucket's.
+pub(super) fn owner_of(upload: &Upload, bucket_owner: &str) -> String {
+    list_in(&upload.meta).map_or_else(|| bucket_owner.to_owned(), |list| list.owner)
+}
+
+/// Who began an upload. Projects stand here as they do for owners.
+pub(super) fn initiator(upload: &Upload, bucket_owner: &str) -> Initiator {
+    let owner = acl::owner(&owner_of(upload, bucket_owner));
     Initiator {
         display_name: owner.display_name,
         id: owner.id,

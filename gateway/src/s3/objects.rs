@@ -4,14 +4,16 @@ use super::access::check_key;
 use super::checksum::{Algorithm, FULL_OBJECT, TYPE};
 use super::claims::Claims;
 use super::condition::{self, Conditions, Verdict};
+use super::dress::{Making, make};
 use super::metadata::{self, DEFAULT_TYPE, describe};
+use super::multipart::part_checksum;
 use super::range::{self, Slice};
-use super::receive::{Incoming, receive};
+use super::receive::{Incoming, Length, receive};
 use super::send::send;
-use super::{Door, error, stamp, who};
-use blockstore::object::{Object, Precondition};
-use blockstore::{Kind, Store, Subject, Who};
-use futures::StreamExt;
+use super::versions::{self, Found};
+use super::{Door, Headed, actions, caller, locks, stamp, who};
+use blockstore::object::{Delete, Deleted, Object, Precondition};
+use blockstore::{Kind, Store, Subject};
 use http::{HeaderMap, HeaderValue};
 use s3s::dto::{
     ChecksumMode, ChecksumType, DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput,
@@ -24,8 +26,6 @@ use std::collections::BTreeMap;
 
 /// Keys of one DeleteObjects at most.
 const DELETED_MAX: usize = 1000;
-/// Deletes of one DeleteObjects under way at the same time; they share the catalog's syncs.
-const DELETES_AT_A_TIME: usize = 16;
 
 /// Fills in the checksum fields that many of the protocol's types share.
 macro_rules! show_checksums {
@@ -53,7 +53,7 @@ pub(super) async fn put(
     door: &Door,
     request: S3Request<PutObjectInput>,
 ) -> S3Result<PutObjectOutput> {
-    let who = who(&request.extensions);
+    let caller = caller(&request.extensions);
     let input = request.input;
     let condition = condition::of_write(input.if_match.as_ref(), input.if_none_match.as_ref())?;
     let mut meta = describe(&request.headers, input.metadata)?;
@@ -62,6 +62,7 @@ pub(super) async fn put(
     let wanted = claims.algorithm().unwrap_or(Algorithm::Crc64Nvme);
     let incoming = Incoming {
         body: input.body,
+        length: Length::Announced,
         headers: &request.headers,
         trailers: request.trailing_headers,
         claims: &claims,
@@ -69,20 +70,22 @@ pub(super) async fn put(
     let received = receive(door, &input.bucket, incoming, &[wanted]).await?;
     meta.etag = received.sums.etag();
     meta.checksums = received.sums.kept(FULL_OBJECT);
-
+    let making = Making {
+        caller,
+        bucket: input.bucket,
+        key: input.key,
+        headers: request.headers,
+        meta,
+        condition,
+    };
+    let (object, version_id) = make(door, making, received.writer).await?;
     let mut output = PutObjectOutput {
-        e_tag: etag(&meta.etag),
-        checksum_type: checksum_type(&meta.checksums),
+        e_tag: etag(&object.meta.etag),
+        checksum_type: checksum_type(&object.meta.checksums),
+        version_id,
         ..PutObjectOutput::default()
     };
-    show_checksums!(output, &meta.checksums);
-    let (bucket, key, writer) = (input.bucket, input.key, received.writer);
-    door.ask(move |store| {
-        writer
-            .commit(&who, &key, meta, &condition)
-            .map_err(|refused| missing_target(store, (&bucket, &key), &condition, refused))
-    })
-    .await?;
+    show_checksums!(output, &object.meta.checksums);
     Ok(output)
 }
 
@@ -107,10 +110,11 @@ pub(super) async fn get(
     request: S3Request<GetObjectInput>,
 ) -> S3Result<GetObjectOutput> {
     let input = request.input;
-    let (bucket, key) = (input.bucket, input.key);
-    let (object, body) = door
-        .ask(move |store| store.object_open(&bucket, &key))
-        .await?;
+    let (bucket, key, version) = (input.bucket, input.key, input.version_id);
+    let (found, body) = door
+        .ask(move |store| versions::open(store, &bucket, &key, version.as_deref()))
+        .await??;
+    let Found { object, shown_id } = found;
     let conditions = Conditions {
         if_match: input.if_match,
         if_none_match: input.if_none_match,
@@ -146,7 +150,12 @@ pub(super) async fn get(
         expires: metadata::expires(&object.meta),
         last_modified: Some(stamp(object.modified_ms)),
         metadata: shown.user(),
+        object_lock_legal_hold_status: locks::hold_of(&object),
+        object_lock_mode: locks::mode_of(&object),
+        object_lock_retain_until_date: locks::until_of(&object),
         parts_count: shown.parts,
+        tag_count: shown.tag_count(),
+        version_id: shown_id,
         ..GetObjectOutput::default()
     };
     show_checksums!(output, &shown.checksums);
@@ -156,12 +165,13 @@ pub(super) async fn get(
 pub(super) async fn head(
     door: &Door,
     request: S3Request<HeadObjectInput>,
-) -> S3Result<HeadObjectOutput> {
+) -> S3Result<Headed<HeadObjectOutput>> {
     let input = request.input;
-    let (bucket, key) = (input.bucket, input.key);
-    let object = door
-        .ask(move |store| store.object_head(&bucket, &key))
-        .await?;
+    let (bucket, key, version) = (input.bucket, input.key, input.version_id);
+    let found = door
+        .ask(move |store| versions::look(store, &bucket, &key, version.as_deref()))
+        .await??;
+    let Found { object, shown_id } = found;
     let conditions = Conditions {
         if_match: input.if_match,
         if_none_match: input.if_none_match,
@@ -209,11 +219,19 @@ pub(super) async fn head(
             .or_else(|| metadata::expires(&object.meta)),
         last_modified: Some(stamp(object.modified_ms)),
         metadata: shown.user(),
+        object_lock_legal_hold_status: locks::hold_of(&object),
+        object_lock_mode: locks::mode_of(&object),
+        object_lock_retain_until_date: locks::until_of(&object),
         parts_count: shown.parts,
+        version_id: shown_id,
         ..HeadObjectOutput::default()
     };
     show_checksums!(output, &shown.checksums);
-    Ok(output)
+    let mut headers = HeaderMap::new();
+    if let Some(count) = shown.tag_count() {
+        headers.insert("x-amz-tagging-count", HeaderValue::from(count));
+    }
+    Ok(Headed(output, headers))
 }
 
 /// What GET and HEAD show of an object alike.
@@ -237,10 +255,11 @@ impl<'a> Shown<'a> {
         Self {
             object,
             length: i64::try_from(slice.bytes.end - slice.bytes.start).unwrap_or(i64::MAX),
-            checksums: if asked && whole {
-                object.meta.checksums.clone()
-            } else {
-                BTreeMap::new()
+            checksums: match part_place(part_number) {
+                _ if !asked => BTreeMap::new(),
+                Some(place) if !object.parts.is_empty() => of_part(object, place),
+                _ if whole => object.meta.checksums.clone(),
+                _ => BTreeMap::new(),
             },
             parts: part_number
                 .and_then(|_| i32::try_from(object.parts.len()).ok())
@@ -257,10 +276,31 @@ impl<'a> Shown<'a> {
             .unwrap_or_else(|| DEFAULT_TYPE.into())
     }
 
+    fn tag_count(&self) -> Option<i32> {
+        let count = self.object.meta.tags.len();
+        i32::try_from(count).ok().filter(|count| *count > 0)
+    }
+
     fn user(&self) -> Option<Metadata> {
         let user = &self.object.meta.user;
         (!user.is_empty()).then(|| user.clone().into_iter().collect())
     }
+}
+
+/// A part's place among the parts, from 0.
+fn part_place(number: Option<i32>) -> Option<usize> {
+    usize::try_from(number?.checked_sub(1)?).ok()
+}
+
+/// The checksum of a part, with how the object's own came about.
+fn of_part(object: &Object, place: usize) -> BTreeMap<String, String> {
+    let mut checksums = part_checksum(object, place);
+    if !checksums.is_empty()
+        && let Some(kind) = object.meta.checksums.get(TYPE)
+    {
+        checksums.insert(TYPE.to_owned(), kind.clone());
+    }
+    checksums
 }
 
 fn hold(conditions: &Conditions, object: &Object) -> S3Result<()> {
@@ -304,38 +344,68 @@ pub(super) async fn delete(
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<DeleteObjectOutput> {
     let who = who(&request.extensions);
+    let bypass_governance = actions::is_true(&request.headers, "x-amz-bypass-governance-retention");
     let input = request.input;
-    if input.if_match_last_modified_time.is_some() || input.if_match_size.is_some() {
-        return Err(only_if_match());
-    }
-    let condition = condition::of_write(input.if_match.as_ref(), None)?;
-    let (bucket, key) = (input.bucket, input.key);
-    door.ask(move |store| delete_one(store, &who, (&bucket, &key), &condition))
+    let mut condition = condition::of_write(input.if_match.as_ref(), None)?;
+    condition.modified_ms = input
+        .if_match_last_modified_time
+        .map(condition::milliseconds);
+    condition.length_bytes = input.if_match_size.map(condition::size);
+    let bucket = input.bucket;
+    let asked = Delete {
+        key: input.key,
+        version: input.version_id.filter(|version| !version.is_empty()),
+        condition,
+        bypass_governance,
+    };
+    let named = asked.version.clone();
+    let (deleted, versioned) = door
+        .ask(move |store| {
+            let deleted = gone_is_fine(store.object_delete(&who, &bucket, &asked))?;
+            Ok((deleted, versions::is_versioned(store, &bucket)?))
+        })
         .await?;
-    Ok(DeleteObjectOutput::default())
+    let told = Told::of(&deleted, named, versioned);
+    Ok(DeleteObjectOutput {
+        delete_marker: told.marker.then_some(true),
+        version_id: told.version,
+        ..DeleteObjectOutput::default()
+    })
 }
 
-/// To delete what is not there succeeds, with and without a condition ("DeleteObject", Amazon S3
+/// To delete what is not there succeeds, with a condition and without one ("DeleteObject", Amazon S3
 /// API reference).
-fn delete_one(
-    store: &Store,
-    who: &Who,
-    target: (&str, &str),
-    condition: &Precondition,
-) -> blockstore::Result<()> {
-    match store.object_remove(who, target.0, target.1, condition) {
-        Ok(_) => Ok(()),
+fn gone_is_fine(deleted: blockstore::Result<Deleted>) -> blockstore::Result<Deleted> {
+    match deleted {
         Err(missing)
             if missing.kind() == Kind::NotFound && missing.subject() == Subject::Object =>
         {
-            Ok(())
+            Ok(Deleted::default())
         }
-        Err(refused) => match missing_target(store, target, condition, refused) {
-            missing if missing.kind() == Kind::NotFound && missing.subject() == Subject::Object => {
-                Ok(())
-            }
-            refused => Err(refused),
-        },
+        other => other,
+    }
+}
+
+/// What a delete tells of versions ("DeleteObject", Amazon S3 API reference).
+struct Told {
+    /// Whether a delete marker was made, or one was removed.
+    marker: bool,
+    /// The version that was made or removed.
+    version: Option<String>,
+}
+
+impl Told {
+    fn of(deleted: &Deleted, named: Option<String>, versioned: bool) -> Self {
+        if let Some(made) = &deleted.marker {
+            return Self {
+                marker: true,
+                version: Some(made.version.clone()),
+            };
+        }
+        Self {
+            marker: deleted.gone.as_ref().is_some_and(|gone| gone.marker),
+            version: named.filter(|_| versioned),
+        }
     }
 }
 
@@ -344,6 +414,8 @@ pub(super) async fn delete_many(
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<DeleteObjectsOutput> {
     let who = who(&request.extensions);
+    let caller = caller(&request.extensions);
+    let bypass = actions::is_true(&request.headers, "x-amz-bypass-governance-retention");
     let input = request.input;
     let asked = input.delete.objects;
     if asked.is_empty() || asked.len() > DELETED_MAX {
@@ -355,37 +427,62 @@ pub(super) async fn delete_many(
         ));
     }
     let bucket = input.bucket;
-    door.ask({
-        let bucket = bucket.clone();
-        move |store| store.bucket(&bucket)
-    })
-    .await?;
-    let results: Vec<(String, S3Result<()>)> = futures::stream::iter(asked)
-        .map(|object| {
-            let (who, bucket) = (who.clone(), bucket.clone());
-            async move {
-                let key = object.key.clone();
-                (key, delete_listed(door, who, bucket, object).await)
-            }
+    let gate = door.gate.clone();
+    let results = door
+        .ask(move |store| {
+            store.bucket(&bucket)?;
+            let versioned = versions::is_versioned(store, &bucket)?;
+            // What may not be deleted never reaches the one transaction that deletes the rest.
+            let admitted: Vec<(Listed, Result<Delete, S3Error>)> = asked
+                .into_iter()
+                .map(|object| {
+                    let listed = Listed::of(&object);
+                    let version = listed.version.as_deref();
+                    let needs = actions::deleting(&bucket, &listed.key, version, bypass);
+                    let admitted = to_delete(object, bypass).and_then(|delete| {
+                        let allowed = gate.decide(&caller, &needs, &Vec::new());
+                        allowed.map(|()| delete).map_err(super::error::failed)
+                    });
+                    (listed, admitted)
+                })
+                .collect();
+            let deletes: Vec<Delete> = admitted
+                .iter()
+                .filter_map(|(_, admitted)| admitted.as_ref().ok().cloned())
+                .collect();
+            let mut done = store.objects_delete(&who, &bucket, &deletes)?.into_iter();
+            let results = admitted.into_iter().map(|(listed, admitted)| {
+                let result = admitted.and_then(|_| match done.next() {
+                    Some(deleted) => gone_is_fine(deleted).map_err(super::error::failed),
+                    None => Err(s3_error!(InternalError)),
+                });
+                (listed, result)
+            });
+            Ok((versioned, results.collect::<Vec<_>>()))
         })
-        .buffered(DELETES_AT_A_TIME)
-        .collect()
-        .await;
+        .await?;
 
     let quiet = input.delete.quiet == Some(true);
+    let (versioned, results) = results;
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
-    for (key, result) in results {
+    for (listed, result) in results {
         match result {
-            Ok(()) if quiet => {}
-            Ok(()) => deleted.push(DeletedObject {
-                key: Some(key),
-                ..DeletedObject::default()
-            }),
+            Ok(_) if quiet => {}
+            Ok(done) => {
+                let told = Told::of(&done, listed.version.clone(), versioned);
+                let named = listed.version.is_some();
+                deleted.push(DeletedObject {
+                    delete_marker: told.marker.then_some(true),
+                    delete_marker_version_id: told.version.clone().filter(|_| told.marker),
+                    key: Some(listed.key),
+                    version_id: told.version.filter(|_| named),
+                });
+            }
             Err(refused) => errors.push(Error {
                 code: Some(refused.code().as_str().to_owned()),
-                key: Some(key),
+                key: Some(listed.key),
                 message: refused.message().map(ToOwned::to_owned),
-                version_id: None,
+                version_id: listed.version,
             }),
         }
     }
@@ -396,31 +493,36 @@ pub(super) async fn delete_many(
     })
 }
 
-async fn delete_listed(
-    door: &Door,
-    who: Who,
-    bucket: String,
-    object: ObjectIdentifier,
-) -> S3Result<()> {
-    check_key(&object.key)?;
-    metadata::refuse_version(object.version_id.as_deref())?;
-    if object.last_modified_time.is_some() || object.size.is_some() {
-        return Err(only_if_match());
-    }
-    let wanted = object.e_tag.as_ref().map(|etag| etag.value().to_owned());
-    let condition = Precondition {
-        if_match: wanted.into_iter().collect(),
-        ..Precondition::default()
-    };
-    door.ask(move |store| delete_one(store, &who, (&bucket, &object.key), &condition))
-        .await
+/// An entry of DeleteObjects, as replies name it.
+struct Listed {
+    key: String,
+    version: Option<String>,
 }
 
-fn only_if_match() -> S3Error {
-    error::custom(
-        "NotImplemented",
-        http::StatusCode::NOT_IMPLEMENTED,
-        "A header you provided implies functionality that is not implemented: a delete takes an \
-         ETag as its condition, no size and no time",
-    )
+impl Listed {
+    fn of(object: &ObjectIdentifier) -> Self {
+        Self {
+            key: object.key.clone(),
+            version: object
+                .version_id
+                .clone()
+                .filter(|version| !version.is_empty()),
+        }
+    }
+}
+
+fn to_delete(object: ObjectIdentifier, bypass_governance: bool) -> S3Result<Delete> {
+    check_key(&object.key)?;
+    let wanted = object.e_tag.as_ref().map(|etag| etag.value().to_owned());
+    Ok(Delete {
+        key: object.key,
+        version: object.version_id.filter(|version| !version.is_empty()),
+        condition: Precondition {
+            if_match: wanted.into_iter().collect(),
+            modified_ms: object.last_modified_time.map(condition::milliseconds),
+            length_bytes: object.size.map(condition::size),
+            ..Precondition::default()
+        },
+        bypass_governance,
+    })
 }

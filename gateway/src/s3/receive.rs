@@ -23,9 +23,19 @@ const BODY_BYTES_MAX: u64 = 5 << 30;
 /// Bytes handed to the store at a time.
 const BUFFER_BYTES: usize = 1 << 20;
 
+/// How long a body may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// As long as its headers say, neither more nor less.
+    Announced,
+    /// Nobody said; at most this.
+    AtMost(u64),
+}
+
 /// A body and what its request says of it.
 pub(super) struct Incoming<'a> {
     pub(super) body: Option<StreamingBlob>,
+    pub(super) length: Length,
     pub(super) headers: &'a HeaderMap,
     pub(super) trailers: Option<TrailingHeaders>,
     pub(super) claims: &'a Claims,
@@ -44,7 +54,10 @@ pub(super) async fn receive(
     incoming: Incoming<'_>,
     wanted: &[Algorithm],
 ) -> S3Result<Received> {
-    let announced = announced_bytes(incoming.headers)?;
+    let (announced, exact) = match incoming.length {
+        Length::Announced => (announced_bytes(incoming.headers)?, true),
+        Length::AtMost(most) => (most.min(BODY_BYTES_MAX), false),
+    };
     let mut algorithms = wanted.to_vec();
     algorithms.extend(
         incoming
@@ -57,9 +70,12 @@ pub(super) async fn receive(
     let (store, bucket) = (door.store.clone(), bucket.to_owned());
     // Before the first look at the body: a client that waits for "100 Continue" then never sends
     // a body that has nowhere to go.
-    let writer = blocking::run(move || store.object_writer(&bucket))
-        .await
-        .map_err(failed)?;
+    let writer = blocking::run(move || {
+        store.quota_admit_bucket(&bucket, if exact { announced } else { 0 })?;
+        store.object_writer(&bucket)
+    })
+    .await
+    .map_err(failed)?;
     let mut writing = Writing {
         writer,
         digests: Digests::new(&algorithms),
@@ -68,6 +84,7 @@ pub(super) async fn receive(
         body: incoming.body,
         rest: Bytes::new(),
         announced,
+        exact,
         arrived: 0,
     };
 
@@ -78,7 +95,7 @@ pub(super) async fn receive(
         writing = written.map_err(failed)?;
         buffer = next?;
     }
-    if wire.arrived < announced {
+    if exact && wire.arrived < announced {
         return Err(incomplete(&format!(
             "{announced} announced, {} arrived",
             wire.arrived
@@ -114,6 +131,8 @@ struct Wire {
     /// Of the last piece, what did not fit into a buffer.
     rest: Bytes,
     announced: u64,
+    /// Whether it was announced, or is only a bound.
+    exact: bool,
     arrived: u64,
 }
 
@@ -129,6 +148,13 @@ impl Wire {
                     None => self.body = None,
                 }
                 self.arrived += self.rest.len() as u64;
+                if self.arrived > self.announced && !self.exact {
+                    return Err(s3_error!(
+                        EntityTooLarge,
+                        "Your proposed upload exceeds the maximum allowed size: more than {} bytes",
+                        self.announced
+                    ));
+                }
                 if self.arrived > self.announced {
                     return Err(incomplete(&format!(
                         "more than the {} announced",
@@ -138,7 +164,11 @@ impl Wire {
                 continue;
             }
             if buffer.is_empty() {
-                let left = self.announced - self.arrived + self.rest.len() as u64;
+                let left = if self.exact {
+                    self.announced - self.arrived + self.rest.len() as u64
+                } else {
+                    self.rest.len() as u64
+                };
                 buffer.reserve(
                     usize::try_from(left)
                         .unwrap_or(usize::MAX)
@@ -184,7 +214,13 @@ fn announced_bytes(headers: &HeaderMap) -> S3Result<u64> {
 /// What the protocol layer found wrong with a body. It tells by words only; what the watch in
 /// front of it found is told by the front instead.
 fn broken(words: &str) -> S3Error {
-    if words.contains("Sha256Mismatch") {
+    if words.contains("too slow") {
+        s3_error!(
+            RequestTimeout,
+            "Your socket connection to the server was not read from or written to within the \
+             timeout period. Idle connections will be closed."
+        )
+    } else if words.contains("Sha256Mismatch") {
         sha256_mismatch()
     } else if words.contains("SignatureMismatch") {
         s3_error!(
@@ -212,6 +248,7 @@ mod tests {
             body,
             rest: Bytes::new(),
             announced,
+            exact: true,
             arrived: 0,
         }
     }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// Bytes read at a time.
 const BUFFER_BYTES: u64 = 1 << 20;
+/// A body up to here needs no turn: as many of them as there are connections are no burden.
+const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// Buffers that are read before the client asks for them.
 const READ_AHEAD: usize = 2;
 
@@ -29,7 +31,7 @@ pub(super) async fn send(
     if bytes.is_empty() {
         return Ok(StreamingBlob::from(s3s::Body::from(Bytes::new())));
     }
-    if bytes.end - bytes.start <= BUFFER_BYTES {
+    if bytes.end - bytes.start <= WHOLE_BYTES_MAX {
         let whole = read(body, bytes).await.map_err(failed)?;
         return Ok(StreamingBlob::from(s3s::Body::from(whole)));
     }

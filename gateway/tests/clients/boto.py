@@ -141,7 +141,7 @@ def it_judges_conditions_on_writing():
     put(key, b"two", IfMatch=etag)
     same(body(key), b"two")
     same(refusal(put, "cond-nowhere", b"x", IfMatch=etag), ("NoSuchKey", 404))
-    same(refusal(put, key, b"x", IfNoneMatch=etag), ("NotImplemented", 501))
+    same(refusal(put, key, b"x", IfNoneMatch=get(key)["ETag"]), ("PreconditionFailed", 412))
     same(refusal(s3.delete_object, Bucket=BUCKET, Key=key, IfMatch=etag), ("PreconditionFailed", 412))
     s3.delete_object(Bucket=BUCKET, Key=key, IfMatch=get(key)["ETag"])
     same(refusal(get, key), ("NoSuchKey", 404))
@@ -359,9 +359,12 @@ def it_lists_uploads_under_way():
     rolled = s3.list_multipart_uploads(Bucket=name, Delimiter="/")
     same([p["Prefix"] for p in rolled["CommonPrefixes"]], ["d/"])
     same([u["Key"] for u in rolled["Uploads"]], ["a", "e"])
+    s3.put_object(Bucket=name, Key="k", Body=b"x")
     same(refusal(s3.delete_bucket, Bucket=name), ("BucketNotEmpty", 409))
-    for key, upload in begun.items():
-        s3.abort_multipart_upload(Bucket=name, Key=key, UploadId=upload)
+    same(len(s3.list_multipart_uploads(Bucket=name)["Uploads"]), 4, "a refused removal touches nothing")
+    s3.delete_object(Bucket=name, Key="k")
+    s3.abort_multipart_upload(Bucket=name, Key="a", UploadId=begun["a"])
+    # Uploads that nobody completes keep no bucket alive.
     s3.delete_bucket(Bucket=name)
 
 
@@ -462,17 +465,22 @@ def it_moves_large_bodies_by_the_transfer_manager():
 
 def it_refuses_by_name_what_it_does_not_do():
     for named, code in [
-        (dict(ACL="public-read"), "AccessControlListNotSupported"),
+        (dict(ACL="public"), "InvalidArgument"),
         (dict(StorageClass="GLACIER"), "InvalidStorageClass"),
         (dict(ServerSideEncryption="AES256"), "NotImplemented"),
-        (dict(Tagging="a=b"), "NotImplemented"),
+        (dict(ServerSideEncryption="aws:kms"), "NotImplemented"),
+        (dict(SSECustomerAlgorithm="AES256", SSECustomerKey="k" * 32), "NotImplemented"),
+        (dict(WebsiteRedirectLocation="/x"), "NotImplemented"),
+        (dict(Tagging="a=1&a=2"), "InvalidTag"),
+        (dict(ObjectLockLegalHoldStatus="ON"), "InvalidRequest"),
         (dict(ExpectedBucketOwner="123456789012"), "AccessDenied"),
     ]:
         same(refusal(put, "unserved", b"x", **named)[0], code, named)
     same(refusal(get, "unserved"), ("NoSuchKey", 404))
     put("served", b"x", ACL="private", StorageClass="STANDARD")
-    same(refusal(get, "served", VersionId="1")[1], 404)
-    same(refusal(s3.get_bucket_policy, Bucket=BUCKET)[1], 501)
+    same(refusal(get, "served", VersionId="1"), ("InvalidArgument", 400))
+    same(refusal(s3.get_bucket_policy, Bucket=BUCKET), ("NoSuchBucketPolicy", 404))
+    same(refusal(s3.get_bucket_website, Bucket=BUCKET)[1], 501)
     same(refusal(s3.create_bucket, Bucket="api")[0], "InvalidBucketName")
 
 
