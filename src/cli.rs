@@ -93,13 +93,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: crate::snapshot::Verb,
     },
-    /// VMs through libvirt: run, ls, show, start, stop, console, rm
+    /// VMs through libvirt: run, ls, show, start, stop, console, ssh, rm
     Vm {
         /// What to do.
         #[command(subcommand)]
         verb: Box<crate::vm::Verb>,
     },
-    /// Users and their keys: create, ls, show, rm, key, policy, attach, detach
+    /// Users and their keys: create, ls, show, rm, key, sshkey, policy, attach, detach
     User {
         /// What to do.
         #[command(subcommand)]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod traffic;
 
 use harness::Server;
 use std::io::{Read, Write};
@@ -277,6 +278,12 @@ fn names_that_lead_to_other_doors_make_no_buckets() {
             said.contains(name) && said.contains("another protocol"),
             "{said}"
         );
+    }
+    // Over S3 in S3's words, also where the path is that of another door.
+    for name in ["api", "cdmi", "dav"] {
+        let mut aws = traffic::tool(&server, "aws");
+        let said = harness::run(aws.args(["s3api", "create-bucket", "--bucket", name]));
+        assert!(said.stderr.contains("InvalidBucketName"), "{said:?}");
     }
     server.infall(&["bucket", "create", "apis"]).ok();
 }

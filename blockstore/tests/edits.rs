@@ -9,7 +9,9 @@ use blockstore::object::{
 use blockstore::volume::Origin;
 use blockstore::{Kind, Options, Store, Who};
 use proptest::prelude::*;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 const MIB: u64 = 1 << 20;
 
@@ -41,21 +43,56 @@ fn store() -> (tempfile::TempDir, Store) {
 /// What a crash leaves: the files as they are now, without anything the process holds.
 fn crashed(place: &tempfile::TempDir, round: usize) -> Store {
     let target = place.path().join(format!("crash-{round}"));
-    copy(&place.path().join("data"), &target);
+    copy_still(&place.path().join("data"), &target);
     open(&target)
 }
 
-fn copy(source: &Path, target: &Path) {
-    std::fs::create_dir_all(target).unwrap();
-    for entry in std::fs::read_dir(source).unwrap() {
-        let entry = entry.unwrap();
-        let to = target.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else if entry.file_name() != "LOCK" {
-            std::fs::copy(entry.path(), &to).unwrap();
+/// Copies a directory as it is at one moment: again, if threads in the background changed it meanwhile.
+fn copy_still(source: &Path, target: &Path) {
+    for _ in 0..100 {
+        let before = listed(source);
+        if copy(source, target).is_ok() && listed(source) == before {
+            return;
+        }
+        std::fs::remove_dir_all(target).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("{} is never still", source.display());
+}
+
+/// Length and time of each file.
+fn listed(directory: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+    let mut files = BTreeMap::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            // What vanishes here is missing in the next listing, too.
+            let Ok(metadata) = path.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                waiting.push(path);
+            } else {
+                files.insert(path, (metadata.len(), metadata.modified().unwrap()));
+            }
         }
     }
+    files
+}
+
+fn copy(source: &Path, target: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(target)?;
+    for entry in std::fs::read_dir(source)? {
+        let entry = entry?;
+        let to = target.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else if entry.file_name() != "LOCK" {
+            std::fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
 }
 
 /// Bytes that differ by `seed`.
@@ -499,7 +536,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn an_edited_object_is_a_plain_array(steps in steps()) {
         let (place, mut store) = store();
@@ -547,7 +584,7 @@ proptest! {
                     crashes += 1;
                     let source = store.directory().to_owned();
                     let target = place.path().join(format!("after-{crashes}"));
-                    copy(&source, &target);
+                    copy_still(&source, &target);
                     drop(edit);
                     store = open(&target);
                     bytes = shown.clone().unwrap_or_default();

@@ -7,6 +7,7 @@ mod issuer;
 mod policy;
 mod project;
 mod role;
+mod ssh_key;
 mod user;
 
 pub(crate) use group::Verb as GroupVerb;

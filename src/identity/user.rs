@@ -64,6 +64,12 @@ Examples:
         #[command(subcommand)]
         verb: KeyVerb,
     },
+    /// Public ssh keys: add, ls, rm
+    Sshkey {
+        /// What to do.
+        #[command(subcommand)]
+        verb: super::ssh_key::Verb,
+    },
     /// Policies in line: put, rm
     Policy {
         /// What to do.
@@ -201,6 +207,7 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
         }
         Verb::Rm { name, with_all } => remove(context, &client, "users", &name, with_all).await?,
         Verb::Key { verb } => key(context, &client, verb).await?,
+        Verb::Sshkey { verb } => super::ssh_key::run(context, &client, verb).await?,
         Verb::Policy { verb } => given(context, &client, "users", verb).await?,
         Verb::Attach(which) => attach(context, &client, "users", which).await?,
         Verb::Detach(which) => detach(context, &client, "users", which).await?,

@@ -290,18 +290,6 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// One piece: as it is there, or brought.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what is known of a piece comes from four places"
-    )]
-
-    /// A piece that is there already, if it is what belongs there.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what is known of a piece comes from four places"
-    )]
-
     /// Reads a range of the source, held to the pace and shown.
     async fn fetch(&self, range: Range<u64>, ranged: bool) -> Outcome<Bytes> {
         let came = AtomicU64::new(0);

@@ -33,9 +33,9 @@ allow='{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:*","R
 echo "$allow" >"$work/all.json"
 for name in main alt tenant iam root1 root2; do
     tell project create "p-$name" >/dev/null
-    tell user create "$name" --project "p-$name" >/dev/null
-    tell user policy put "$name" all "$work/all.json" --project "p-$name" >/dev/null
-    tell user key create "$name" --project "p-$name" >"$work/key-$name"
+    tell user create "p-$name/$name" >/dev/null
+    tell user policy put "p-$name/$name" all "$work/all.json" >/dev/null
+    tell user key create "p-$name/$name" >"$work/key-$name"
 done
 python3 - "$work" >"$work/conf" <<'PY'
 import json, pathlib, sys, urllib.parse

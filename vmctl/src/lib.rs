@@ -16,8 +16,12 @@ mod reach;
 mod record;
 pub mod seed;
 mod spec;
+mod ssh;
+mod tunnel;
 
 pub use console::Console;
 pub use instance::{Host, Machines, Resumed, Sockets};
 pub use record::Instance;
 pub use spec::{DataVolume, InstanceSpec, Network, Root};
+pub use ssh::{LIFETIME as SSH_LIFETIME, SshAsk, SshCertificate};
+pub use tunnel::PROTOCOL as TUNNEL_PROTOCOL;

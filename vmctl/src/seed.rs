@@ -3,7 +3,9 @@
 //! 1. User data goes in byte for byte as the user gave it. ssh keys go in as `public-keys` of the
 //!    meta-data, so that they work beside any user data (cloud-init, "NoCloud", "Datasource fields").
 //! 2. A new instance id makes cloud-init run again; ours is the instance's UUID.
-//! 3. The file is 0600: user data holds secrets. libvirt hands it to QEMU's user when it starts the
+//! 3. What we have the guest do beside goes in as vendor data, which cloud-init runs apart from user data
+//!    (cloud-init, "Vendor data"); who makes an image without cloud-init may run it from there, too.
+//! 4. The file is 0600: user data holds secrets. libvirt hands it to QEMU's user when it starts the
 //!    guest.
 
 use blockstore::{Error, Kind, Result, Subject};
@@ -20,6 +22,8 @@ pub struct Seed<'a> {
     pub hostname: &'a str,
     /// As the user gave it; an empty `#cloud-config` if absent.
     pub user_data: Option<&'a str>,
+    /// Ours: a script that runs at the first boot, whatever the user data says; left out if absent.
+    pub vendor_data: Option<&'a str>,
     /// As the user gave it; left out if absent, cloud-init then asks for DHCP.
     pub network_config: Option<&'a str>,
     /// For the image's default user.
@@ -36,6 +40,9 @@ impl Seed<'_> {
             ),
             ("meta-data", self.meta_data()),
         ];
+        if let Some(vendor) = self.vendor_data {
+            files.push(("vendor-data", vendor.to_owned()));
+        }
         if let Some(network) = self.network_config {
             files.push(("network-config", network.to_owned()));
         }
@@ -160,6 +167,7 @@ mod tests {
             instance_id: "i-1",
             hostname: "web1",
             user_data: Some(user_data),
+            vendor_data: Some("#!/bin/sh\ntrue\n"),
             network_config: Some("version: 2\n"),
             ssh_keys: &keys,
         };
@@ -167,6 +175,10 @@ mod tests {
         seed.write(&image).expect("and again over it");
         assert!(isoinfo(&image, &["-d"]).contains("Volume id: cidata"));
         assert_eq!(isoinfo(&image, &["-R", "-x", "/user-data"]), user_data);
+        assert_eq!(
+            isoinfo(&image, &["-R", "-x", "/vendor-data"]),
+            "#!/bin/sh\ntrue\n"
+        );
         assert_eq!(
             isoinfo(&image, &["-R", "-x", "/network-config"]),
             "version: 2\n"
@@ -192,6 +204,7 @@ mod tests {
             instance_id: "i",
             hostname: "h",
             user_data: None,
+            vendor_data: None,
             network_config: None,
             ssh_keys: &[],
         };

@@ -52,7 +52,7 @@ fn raw(site: &Site, name: &str, length: u64) -> std::path::PathBuf {
 
 fn says(machines: &Machines, name: &str, what: &str) -> bool {
     machines
-        .console(name, usize::MAX)
+        .console(name, usize::MAX, None)
         .unwrap()
         .lines
         .iter()
@@ -61,7 +61,7 @@ fn says(machines: &Machines, name: &str, what: &str) -> bool {
 
 /// The last record the guest says it has written.
 fn tick(machines: &Machines, name: &str) -> u64 {
-    let lines = machines.console(name, usize::MAX).unwrap().lines;
+    let lines = machines.console(name, usize::MAX, None).unwrap().lines;
     lines
         .iter()
         .rev()
@@ -89,7 +89,7 @@ fn a_guest_from_a_file_starts_stops_and_goes() {
         says(&machines, "file1", "GUEST-UP")
     });
     assert!(says(&machines, "file1", "DISK vda ro=0 sectors=16384"));
-    let console = machines.console("file1", 1).unwrap();
+    let console = machines.console("file1", 1, None).unwrap();
     assert_eq!(console.lines.len(), 1);
     let terminal = std::fs::metadata(console.terminal.unwrap()).unwrap();
     assert!(terminal.file_type().is_char_device());
@@ -131,7 +131,7 @@ fn a_guest_from_a_file_starts_stops_and_goes() {
         "it was the guest that powered off"
     );
     assert_eq!(machines.get("file1").unwrap().state, State::ShutOff);
-    assert_eq!(machines.console("file1", 1).unwrap().terminal, None);
+    assert_eq!(machines.console("file1", 1, None).unwrap().terminal, None);
     machines
         .stop(&who(), "file1", Duration::ZERO, true)
         .expect("nothing to do");

@@ -197,7 +197,8 @@ mod tests {
     use crate::Credentials;
     use blockstore::{Options, Store};
 
-    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILEtPFQ2rfaMfQw4lDS7PWLw6XyyuCG2UbUBkVy6gXk me@here";
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIILEtPFQ2rfaMfQw4lDS7PWLw6XyyuCG2UbUBkVy6gXk me@here";
 
     #[test]
     fn a_users_keys_are_read_when_they_come_and_go_with_the_user() {

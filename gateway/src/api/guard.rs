@@ -497,7 +497,7 @@ mod tests {
             lab.store.bucket_create(who, name).unwrap();
             let empty = blockstore::volume::Origin::Empty;
             lab.store
-                .volume_create(who, name, Some(4096), &empty)
+                .volume_create(who, name, Some(1 << 20), &empty)
                 .unwrap();
             lab.store
                 .snapshot_create(who, name, Some(name), None)

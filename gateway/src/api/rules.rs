@@ -201,6 +201,9 @@ pub(super) const RULES: &[Rule] = &[
     rule("post", "/vms/{name}/start", "vm:Start", VM),
     rule("post", "/vms/{name}/stop", "vm:Stop", VM),
     rule("get", "/vms/{name}/console", "vm:Console", VM),
+    rule("get", "/vms/{name}/console/attach", "vm:Console", VM),
+    rule("post", "/vms/{name}/ssh", "vm:Ssh", VM),
+    rule("get", "/vms/{name}/ssh", "vm:Ssh", VM),
     rule("get", "/vms/{name}/disks", "vm:Describe", VM),
     rule("get", "/hosts", "host:List", On::Host),
     rule("post", "/hosts/probe", "host:Probe", On::Host),
@@ -240,6 +243,24 @@ pub(super) const RULES: &[Rule] = &[
         "delete",
         "/users/{user}/keys/{key}",
         "iam:DeleteAccessKey",
+        USER,
+    ),
+    rule(
+        "get",
+        "/users/{user}/ssh-keys",
+        "iam:ListSSHPublicKeys",
+        USER,
+    ),
+    rule(
+        "post",
+        "/users/{user}/ssh-keys",
+        "iam:UploadSSHPublicKey",
+        USER,
+    ),
+    rule(
+        "delete",
+        "/users/{user}/ssh-keys/{key}",
+        "iam:DeleteSSHPublicKey",
         USER,
     ),
     rule(
@@ -427,4 +448,45 @@ pub(super) fn find(method: &str, path: &str) -> Option<&'static Rule> {
 /// Whether a path has a rule for any method.
 pub(super) fn knows(path: &str) -> bool {
     RULES.iter().any(|rule| rule.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Operation and action of each row of one door in docs/SECURITY.md.
+    fn rows(door: &str) -> Vec<(String, String)> {
+        let document = include_str!("../../../docs/SECURITY.md");
+        let start = format!("| {door} | ");
+        let rows = document.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix(&start)?.split(" | ");
+            let operation = cells.next()?.trim_matches('`').to_owned();
+            Some((operation, cells.next()?.trim_matches('`').to_owned()))
+        });
+        rows.collect()
+    }
+
+    #[test]
+    fn the_documents_table_says_what_the_api_asks_for() {
+        let mut written = rows("api");
+        let mut asked = Vec::new();
+        for rule in RULES {
+            let operation = format!("{} {}", rule.method, rule.path);
+            asked.push((operation.clone(), rule.action.to_owned()));
+            for (action, _) in rule.also {
+                asked.push((operation.clone(), (*action).to_owned()));
+            }
+        }
+        written.sort();
+        asked.sort();
+        for row in &asked {
+            assert!(written.contains(row), "docs/SECURITY.md lacks {row:?}");
+        }
+        for row in &written {
+            assert!(
+                asked.contains(row),
+                "nobody asks for {row:?} of docs/SECURITY.md"
+            );
+        }
+    }
 }

@@ -205,7 +205,7 @@ pub(super) fn put(work: &Work, body: &Members, patch: bool) -> Reply<Response> {
         }
     }
     match there {
-        Some(known) => {
+        Some(_) => {
             // Conditions of RFC 9110 that say "only if there is none".
             if work
                 .precondition()?
@@ -219,7 +219,7 @@ pub(super) fn put(work: &Work, body: &Members, patch: bool) -> Reply<Response> {
                     "the container exists, and If-None-Match: * wants none",
                 ));
             }
-            change(work, &known, body, patch)?;
+            change(work, body, patch)?;
             Ok(show::empty(StatusCode::NO_CONTENT))
         }
         None if patch => Err(Failure::missing(
@@ -328,7 +328,7 @@ pub(super) fn mark(work: &Work, bucket: &str, prefix: &str, given: Given) -> Rep
 }
 
 /// Applies a body's changes to a container that is there.
-pub(super) fn change(work: &Work, known: &Container, body: &Members, patch: bool) -> Reply<()> {
+pub(super) fn change(work: &Work, body: &Members, patch: bool) -> Reply<()> {
     let Place::Container { bucket, prefix } = &work.ask.place else {
         return Ok(());
     };
@@ -343,9 +343,11 @@ pub(super) fn change(work: &Work, known: &Container, body: &Members, patch: bool
     } else {
         work.may_object("s3:PutObject", bucket, prefix)?;
     }
+    let given = Given::read(metadata, &work.door.node)?;
+    let _alone = work.door.turns.take(bucket, prefix);
+    let known = known(work, bucket, prefix)?;
     let user = known.marker.as_ref().map(|marker| marker.meta.user.clone());
     let user = user.unwrap_or_default();
-    let given = Given::read(metadata, &work.door.node)?;
     let given = changed(work, Given::of(&user, &known.slot), given, patch)?;
     if prefix.is_empty() {
         return keep_of_bucket(work, bucket, given, known.slot.clone());

@@ -38,6 +38,7 @@ mod show;
 mod snapshots;
 mod stream;
 mod transfer;
+mod turns;
 mod volumes;
 mod writing;
 
@@ -58,6 +59,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
+use turns::Turns;
 
 /// Bytes of a CDMI body at most; larger values travel as they are, or in ranges.
 pub const JSON_BYTES_MAX: usize = 8 << 20;
@@ -107,6 +109,7 @@ struct Door {
     access: Access,
     ids: Ids,
     node: Node,
+    turns: Turns,
     json: Arc<Semaphore>,
     incoming: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
@@ -133,6 +136,7 @@ pub fn router(store: Store, access: Access, settings: Settings) -> axum::Router 
         access,
         ids,
         node: Node { country },
+        turns: Turns::new(),
         json: Arc::new(Semaphore::new(JSON_AT_ONCE)),
         incoming: Arc::new(Semaphore::new(INCOMING_MAX)),
         outgoing: Arc::new(Semaphore::new(OUTGOING_MAX)),

@@ -132,6 +132,8 @@ pub(super) fn publish(
     }
     let part = editing.digests.finish();
     let edit = editing.edit;
+    let _alone = work.door.turns.take(&target.bucket, &target.key);
+    let target = &target.refreshed(work)?;
     let now = target.there.as_ref().map(Slot::of).unwrap_or_default();
     let mut meta = match &target.there {
         Some(there) => there.meta.clone(),

@@ -124,6 +124,9 @@ fn content_type(work: &Work) -> Reply<Option<&str>> {
 
 fn commit_raw(work: &Work, target: &Target, value: NewValue) -> Reply {
     let sums = value.digests.finish();
+    // The body took its time; what was said of the object meanwhile stays said.
+    let _alone = work.door.turns.take(&target.bucket, &target.key);
+    let target = &target.refreshed(work)?;
     let mut meta = match &target.there {
         Some(there) => there.meta.clone(),
         None => ObjectMeta::default(),

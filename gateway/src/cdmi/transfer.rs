@@ -119,6 +119,7 @@ fn rename(work: &Work, from: (&str, &str), body: &Members, target: &Target) -> R
             "the target exists, and If-None-Match: * wants none",
         ));
     }
+    let _alone = work.door.turns.take(from.0, from.1);
     let found = work.store().object_head(from.0, from.1)?;
     let meta = described(work, &found, body)?;
     let place = (target.bucket.as_str(), target.key.as_str());
@@ -247,8 +248,7 @@ pub(super) fn container(
         _ => return Err(not_taken(&source)),
     }
     if body.get("metadata").is_some() {
-        let known = containers::known(work, bucket, prefix)?;
-        containers::change(work, &known, body, true)?;
+        containers::change(work, body, true)?;
     }
     container_created(work)
 }

@@ -68,6 +68,22 @@ impl Target {
         condition
     }
 
+    /// The same with the metadata as it is now, if the value is still the one that was looked at.
+    pub(super) fn refreshed(&self, work: &Work) -> Reply<Self> {
+        let now = work.object(&self.bucket, &self.key)?;
+        let there = match (&self.there, now) {
+            (Some(then), Some(now)) if then.meta.etag == now.meta.etag => Some(now),
+            // The commit will tell.
+            (then, _) => then.clone(),
+        };
+        Ok(Self {
+            bucket: self.bucket.clone(),
+            key: self.key.clone(),
+            there,
+            condition: self.condition.clone(),
+        })
+    }
+
     /// What CDMI keeps of it.
     pub(super) fn slot(&self) -> Slot {
         self.there.as_ref().map(Slot::of).unwrap_or_default()
@@ -151,7 +167,7 @@ fn put_now(work: &Work, body: Members, patch: bool) -> Reply {
             ),
         )),
         None => create(work, &target, body),
-        Some(there) => update(work, &target, there, body, patch),
+        Some(_) => update(work, target, body, patch),
     }
 }
 
@@ -187,7 +203,17 @@ fn create(work: &Work, target: &Target, mut body: Members) -> Reply {
     created(work, &object)
 }
 
-fn update(work: &Work, target: &Target, there: &Object, mut body: Members, patch: bool) -> Reply {
+fn update(work: &Work, mut target: Target, mut body: Members, patch: bool) -> Reply {
+    let _alone = work.door.turns.take(&target.bucket, &target.key);
+    target.there = work.object(&target.bucket, &target.key)?;
+    let target = &target;
+    let Some(there) = &target.there else {
+        return Err(Failure::new(
+            blockstore::Kind::Conflict,
+            "object",
+            "the object was removed while this was looked at",
+        ));
+    };
     let now = target.slot();
     let mut meta = there.meta.clone();
     let mut slot = Slot {

@@ -9,18 +9,19 @@ use super::refusal::{self, Refusal};
 use super::session::{Session, Shared};
 use super::shelf::Found;
 use super::transfer::{TransferSettings, Transfers};
-use super::{digest, identity, propfind, receiving, xml};
+use super::{digest, identity, if_header, propfind, receiving, xml};
 use crate::blocking;
 use access::{Access, Caller, Origin, Principal};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
-use blockstore::{Kind, Store};
+use blockstore::{Error, Kind, Store, Subject};
 use bytes::Bytes;
 use dav_server::{DavConfig, DavHandler};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -125,6 +126,7 @@ impl Door {
             }
         }
         gate::check_headers(&session)?;
+        let conditions = if_header::check(&parts.headers)?;
         if matches!(parts.method.as_str(), "COPY" | "MOVE") {
             let destination = gate::destination(&parts.headers)?;
             match (parts.method.as_str(), destination) {
@@ -184,7 +186,7 @@ impl Door {
                 };
                 let digest = self.digest(&session).await?;
                 let mut request = Request::from_parts(parts, body);
-                tidy(&mut request, &session);
+                tidy(&mut request, &session, conditions);
                 let response = self.handled(request, &session).await;
                 Ok(finished(response, &session, digest))
             }
@@ -214,10 +216,20 @@ impl Door {
             .hide_symlinks(false)
             .read_buf_size(READ_BYTES)
             .build_handler();
-        handler
-            .handle_guarded(request, session.principal(), Arc::clone(session))
-            .await
-            .map(Body::new)
+        let handled = handler.handle_guarded(request, session.principal(), Arc::clone(session));
+        // Its parsers of headers have tripped over what strangers sent before: that is the request's
+        // end, not the connection's.
+        match AssertUnwindSafe(handled).catch_unwind().await {
+            Ok(response) => response.map(Body::new),
+            Err(_) => {
+                let text = "the protocol layer could not read the request";
+                let error = Error::new(Kind::Invalid, Subject::Object, text);
+                session.failed(error);
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::BAD_REQUEST;
+                response
+            }
+        }
     }
 
     /// The value of the `Digest` header, where one is wanted of an object that is read.
@@ -310,8 +322,11 @@ fn patient(body: Body) -> Body {
 }
 
 /// What the protocol layer reads is what was judged.
-fn tidy(request: &mut Request, session: &Session) {
+fn tidy(request: &mut Request, session: &Session, conditions: Option<HeaderValue>) {
     let headers = request.headers_mut();
+    if let Some(conditions) = conditions {
+        headers.insert("if", conditions);
+    }
     headers.remove("x-litmus");
     headers.remove("x-expected-entity-length");
     let ranges = headers.get(header::RANGE).map_or(0, |range| {

@@ -22,6 +22,7 @@ mod door;
 mod files;
 mod gate;
 mod identity;
+mod if_header;
 mod locking;
 mod locks;
 mod place;

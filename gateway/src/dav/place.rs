@@ -184,6 +184,7 @@ fn decoded(path: &str, segment: &str) -> Result<String, Refusal> {
                 };
                 bytes.push(u8::try_from(high * 16 + low).unwrap_or_default());
             }
+            b'?' | b'#' => return Err(hostile(path, "has a query or a fragment")),
             0x21..=0x7e => bytes.push(byte),
             _ => return Err(hostile(path, "has a character that URLs write with %")),
         }
@@ -255,6 +256,8 @@ mod tests {
             ("/dav/data/a%zz", 400),
             ("/dav/data/%ff%fe", 400),
             ("/dav/data//a", 400),
+            ("/dav/?", 400),
+            ("/dav/data/a#b", 400),
             ("/dav//", 400),
             ("/dav/data/\u{e9}", 400),
             ("/davx/data", 404),

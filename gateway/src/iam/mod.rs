@@ -213,3 +213,19 @@ fn named(error: Error, kind: Kind, code: &'static str) -> Refused {
         ..refused
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documents_table_has_every_call_with_its_action() {
+        let document = include_str!("../../../docs/SECURITY.md");
+        for (name, _) in CALLS {
+            let row = format!("| iam | `{name}` | `iam:{name}` | ");
+            assert!(document.contains(&row), "docs/SECURITY.md lacks {row}");
+        }
+        let rows = document.lines().filter(|line| line.starts_with("| iam | "));
+        assert_eq!(rows.count(), CALLS.len());
+    }
+}

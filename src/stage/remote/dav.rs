@@ -183,7 +183,7 @@ impl Remote for Dav {
                 match kind(&member.href, self.web.server(), &base) {
                     Kind::Itself => {}
                     Kind::Elsewhere => {
-                        found.refuse(&member.href, "lies outside of what was listed")?
+                        found.refuse(&member.href, "lies outside of what was listed")?;
                     }
                     Kind::Below(name)
                         if name.contains('/') || names::objection(&name).is_some() =>
@@ -203,7 +203,7 @@ impl Remote for Dav {
                         }
                     }
                     Kind::Below(name) => {
-                        found.add(entry(&format!("{directory}{name}"), &member))?
+                        found.add(entry(&format!("{directory}{name}"), &member))?;
                     }
                 }
             }

@@ -111,7 +111,7 @@ fn keep(member: &mut Option<Member>, name: &str, text: &str) {
         "href" if member.href.is_empty() => member.href = text.into(),
         "getcontentlength" => member.length_bytes = text.parse().ok(),
         "getlastmodified" => {
-            member.modified = Some(text.into()).filter(|text: &String| !text.is_empty())
+            member.modified = Some(text.into()).filter(|text: &String| !text.is_empty());
         }
         "getetag" => member.etag = Some(text.into()).filter(|text: &String| !text.is_empty()),
         _ => {}

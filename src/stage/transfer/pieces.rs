@@ -148,6 +148,11 @@ impl Transfer<'_> {
         Ok(cut.boxed())
     }
 
+    /// One piece: as it is there, or brought.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what is known of a piece comes from four places"
+    )]
     async fn piece(
         &self,
         pieces: &dyn Pieces,
@@ -209,6 +214,11 @@ impl Transfer<'_> {
         Ok(done)
     }
 
+    /// A piece that is there already, if it is what belongs there.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what is known of a piece comes from four places"
+    )]
     async fn continued(
         &self,
         pieces: &dyn Pieces,

@@ -3,6 +3,7 @@
 use super::{HostFacts, State};
 use blockstore::{Error, Kind, Result, Subject};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -63,6 +64,21 @@ impl Hypervisor {
 
     /// Unsupported.
     pub fn terminal(&self, _id: Uuid) -> Result<Option<PathBuf>> {
+        Err(absent())
+    }
+
+    /// Unsupported.
+    pub fn forward(&self, _id: Uuid, _port: u16) -> Result<u16> {
+        Err(absent())
+    }
+
+    /// Unsupported.
+    pub fn forward_end(&self, _id: Uuid, _here: u16) -> Result<()> {
+        Err(absent())
+    }
+
+    /// Unsupported.
+    pub fn addresses(&self, _id: Uuid) -> Result<Vec<IpAddr>> {
         Err(absent())
     }
 }

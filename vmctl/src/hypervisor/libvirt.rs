@@ -5,9 +5,10 @@
 //! call ever has to guess whether an old connection still works, and a libvirtd that hangs holds up
 //! nobody. [`CALLS_MAX`] bounds the threads left waiting for such a libvirtd.
 
-use super::{HostFacts, State, capabilities};
+use super::{HostFacts, State, capabilities, usernet};
 use blockstore::{Error, Kind, Result, Subject};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once, mpsc};
@@ -152,6 +153,54 @@ impl Hypervisor {
         })
     }
 
+    /// Opens a port on 127.0.0.1 that leads to the guest's TCP `port` over the user-mode network, and
+    /// says which. Calls for one guest must come one after another.
+    pub fn forward(&self, id: Uuid, port: u16) -> Result<u16> {
+        let network = usernet::NETWORK;
+        let opened = self.with("open a way into the guest", ASK_LIMIT, id, move |domain| {
+            let before = usernet::forwards(&monitor(domain, "info usernet")?, port);
+            let said = monitor(
+                domain,
+                &format!("hostfwd_add {network} tcp:127.0.0.1:0-:{port}"),
+            )?;
+            let after = usernet::forwards(&monitor(domain, "info usernet")?, port);
+            Ok(after.difference(&before).next().copied().ok_or(said))
+        })?;
+        opened.map_err(|said| {
+            let text = "QEMU opens no way into the guest; its network may not be the user-mode one";
+            Error::new(Kind::Unavailable, Subject::Record, text).because(said.trim().to_owned())
+        })
+    }
+
+    /// Closes what [`Self::forward`] opened; connections that stand are not touched.
+    pub fn forward_end(&self, id: Uuid, here: u16) -> Result<()> {
+        let network = usernet::NETWORK;
+        self.with("close a way into the guest", ASK_LIMIT, id, move |domain| {
+            let words = format!("hostfwd_remove {network} tcp:127.0.0.1:{here}");
+            monitor(domain, &words).map(drop)
+        })
+    }
+
+    /// The guest's addresses, as its agent says or the host's ARP table shows; loopback left out.
+    pub fn addresses(&self, id: Uuid) -> Result<Vec<IpAddr>> {
+        self.with("find the guest's address", ASK_LIMIT, id, |domain| {
+            let sources = [
+                sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+                sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+            ];
+            // Without an agent the first asks in vain.
+            let found = sources
+                .into_iter()
+                .filter_map(|source| domain.interface_addresses(source, 0).ok());
+            let addresses = found
+                .flatten()
+                .flat_map(|interface| interface.addrs)
+                .filter_map(|address| address.addr.parse::<IpAddr>().ok())
+                .filter(|address| !address.is_loopback());
+            Ok(addresses.collect())
+        })
+    }
+
     fn with<T: Send + 'static>(
         &self,
         what: &'static str,
@@ -239,6 +288,11 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// A command of QEMU's own monitor, for what libvirt has no words for.
+fn monitor(domain: &Domain, command: &str) -> Result<String, VirtError> {
+    domain.qemu_monitor_command(command, sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
 }
 
 fn state_of(domain: &Domain) -> Result<State, VirtError> {

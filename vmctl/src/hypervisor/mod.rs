@@ -11,6 +11,8 @@ mod absent;
 mod capabilities;
 #[cfg(feature = "virt")]
 mod libvirt;
+#[cfg(feature = "virt")]
+mod usernet;
 
 #[cfg(not(feature = "virt"))]
 pub use absent::Hypervisor;

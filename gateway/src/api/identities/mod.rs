@@ -9,6 +9,7 @@ mod keys;
 mod policies;
 mod projects;
 mod roles;
+mod ssh_keys;
 mod users;
 
 pub use groups::{GroupCreate, GroupList, GroupShown};
@@ -17,6 +18,7 @@ pub use keys::{KeyChange, KeyList};
 pub use policies::{Checked, Document, PolicyCreate, PolicyList, PolicyShown, TestAsk, Tested};
 pub use projects::{ProjectCreate, ProjectList, ProjectShown};
 pub use roles::{RoleCreate, RoleList, RoleShown, Trust};
+pub use ssh_keys::{SshKeyAdd, SshKeyList};
 pub use users::{IdentityShown, UserCreate, UserList, UserShown};
 
 use super::{Asking, Problem, Route};
@@ -55,6 +57,7 @@ pub(super) struct ListQuery {
 pub(super) fn routes() -> Vec<Route> {
     let mut all = users::routes();
     all.extend(keys::routes());
+    all.extend(ssh_keys::routes());
     all.extend(groups::routes());
     all.extend(roles::routes());
     all.extend(policies::routes());

@@ -7,6 +7,10 @@
 //! POST   /vms/{name}/start                               Instance
 //! POST   /vms/{name}/stop?timeout_s=60&force=false       Instance
 //! GET    /vms/{name}/console?lines=100                   Console
+//! GET    /vms/{name}/console?after=4711                  Console, from there on
+//! GET    /vms/{name}/console/attach                      101, bytes both ways
+//! POST   /vms/{name}/ssh               SshAsk            201 SshCertificate
+//! GET    /vms/{name}/ssh                                 101, bytes both ways with the guest's sshd
 //! DELETE /vms/{name}?disks=false                         {"name", "volumes"}
 //! GET    /hosts                                          {"hosts": [Host]}
 //! POST   /hosts/probe                                    Verdict
@@ -14,19 +18,25 @@
 //!
 //! Errors look as everywhere in the API: `{"error": {"kind", "subject", "message", "source"}}`.
 
+mod failure;
+
 use crate::console::Console;
 use crate::instance::{Host, Machines};
 use crate::probe::Verdict;
 use crate::record::Instance;
 use crate::spec::InstanceSpec;
-use access::{Access, Caller, Resource};
+use crate::ssh::{SshAsk, SshCertificate};
+use crate::tunnel;
+use access::{Access, Caller, Principal, Resource};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use blockstore::{Error, Kind, Subject, Who};
+use failure::Failure;
+use hyper::upgrade::OnUpgrade;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -73,6 +83,7 @@ struct StopQuery {
 #[serde(deny_unknown_fields, default)]
 struct ConsoleQuery {
     lines: Option<usize>,
+    after: Option<u64>,
 }
 
 /// What goes with the instance.
@@ -90,30 +101,58 @@ pub fn router(machines: Machines) -> Router {
         .route("/vms/{name}/start", post(start))
         .route("/vms/{name}/stop", post(stop))
         .route("/vms/{name}/console", get(console))
+        .route("/vms/{name}/console/attach", get(attach))
+        .route("/vms/{name}/ssh", get(connect).post(certify))
         .route("/hosts", get(hosts))
         .route("/hosts/probe", post(probe))
         .with_state(machines)
 }
 
 type Asker = Option<Extension<Who>>;
+type Engine = Option<Extension<Access>>;
+type Calling = Option<Extension<Caller>>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 type Reply<T> = Result<Json<T>, Failure>;
 
 async fn run(
     State(machines): State<Machines>,
     asker: Asker,
+    (access, caller): (Engine, Calling),
     spec: Result<Json<InstanceSpec>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Instance>), Failure> {
-    let Json(spec) = spec?;
-    let Json(instance) = blocking(move || machines.run(&who(asker), spec)).await?;
+    let Json(mut spec) = spec?;
+    let Json(instance) = blocking(move || {
+        if spec.ssh_keys.is_empty() {
+            spec.ssh_keys = own_keys(access, caller)?;
+        }
+        machines.run(&who(asker), spec)
+    })
+    .await?;
     Ok((StatusCode::CREATED, Json(instance)))
+}
+
+/// The public keys a user has with their identity.
+fn own_keys(access: Engine, caller: Calling) -> blockstore::Result<Vec<String>> {
+    let (Some(Extension(access)), Some(Extension(caller))) = (access, caller) else {
+        return Ok(Vec::new());
+    };
+    match &caller.principal {
+        Principal::User { name, project } => {
+            let keys = access.ssh_keys(project, name)?;
+            Ok(keys.into_iter().map(|key| key.public_key).collect())
+        }
+        Principal::Anonymous
+        | Principal::Root
+        | Principal::Session { .. }
+        | Principal::Service { .. } => Ok(Vec::new()),
+    }
 }
 
 /// Where a caller is known, only what they may describe.
 async fn list(
     State(machines): State<Machines>,
-    access: Option<Extension<Access>>,
-    caller: Option<Extension<Caller>>,
+    access: Engine,
+    caller: Calling,
 ) -> Reply<InstanceList> {
     blocking(move || {
         let mut instances = machines.list()?;
@@ -173,7 +212,78 @@ async fn console(
     query: Asked<ConsoleQuery>,
 ) -> Reply<Console> {
     let Query(query) = query?;
-    blocking(move || machines.console(&name, query.lines.unwrap_or(CONSOLE_LINES))).await
+    let lines = query.lines.unwrap_or(CONSOLE_LINES);
+    blocking(move || machines.console(&name, lines, query.after)).await
+}
+
+async fn attach(
+    State(machines): State<Machines>,
+    Path(name): Path<String>,
+    asker: Asker,
+    (access, caller): (Engine, Calling),
+    mut request: Request,
+) -> Result<Response, Failure> {
+    let upgrade = upgrade(&mut request)?;
+    let user = user(access, caller, "vm:Console", &name);
+    let Json((terminal, pass)) =
+        blocking(move || machines.enter_console(&who(asker), &name)).await?;
+    let terminal = tunnel::terminal(&terminal)?;
+    Ok(tunnel::begin(upgrade, terminal, pass, user))
+}
+
+async fn certify(
+    State(machines): State<Machines>,
+    Path(name): Path<String>,
+    asker: Asker,
+    ask: Result<Json<SshAsk>, JsonRejection>,
+) -> Result<(StatusCode, Json<SshCertificate>), Failure> {
+    let Json(ask) = ask?;
+    let given = blocking(move || machines.ssh_certificate(&who(asker), &name, &ask)).await?;
+    Ok((StatusCode::CREATED, given))
+}
+
+async fn connect(
+    State(machines): State<Machines>,
+    Path(name): Path<String>,
+    asker: Asker,
+    (access, caller): (Engine, Calling),
+    mut request: Request,
+) -> Result<Response, Failure> {
+    let upgrade = upgrade(&mut request)?;
+    let user = user(access, caller, "vm:Ssh", &name);
+    // A task of its own: a client that goes away must not leave the way into the guest open.
+    let way = tokio::spawn(async move {
+        let (opener, asked) = (machines.clone(), name.clone());
+        let Json((guest, pass)) = blocking(move || opener.enter_ssh(&who(asker), &asked)).await?;
+        let stream = guest.connect(&name).await;
+        let Json(()) = blocking(move || {
+            machines.leave_ssh(guest);
+            Ok(())
+        })
+        .await?;
+        Ok::<_, Failure>((stream?, pass))
+    });
+    let (stream, pass) = way.await.map_err(gone)??;
+    Ok(tunnel::begin(upgrade, stream, pass, user))
+}
+
+/// The client's side of a connection that is to be changed over.
+fn upgrade(request: &mut Request) -> Result<OnUpgrade, Failure> {
+    if !tunnel::wanted(request.headers()) {
+        return Err(Failure::no_upgrade());
+    }
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    upgrade.ok_or_else(Failure::no_upgrade)
+}
+
+fn user(access: Engine, caller: Calling, action: &'static str, name: &str) -> Option<tunnel::User> {
+    let (Extension(access), Extension(caller)) = access.zip(caller)?;
+    Some(tunnel::User {
+        access,
+        caller,
+        action,
+        instance: name.to_owned(),
+    })
 }
 
 async fn remove(
@@ -214,136 +324,12 @@ async fn blocking<T: Send + 'static>(
     let span = tracing::Span::current();
     match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
         Ok(done) => Ok(Json(done?)),
-        Err(failure) => {
-            let error = Error::new(
-                Kind::Internal,
-                Subject::Record,
-                "a call to the hypervisor did not come back",
-            );
-            Err(error.because(failure).into())
-        }
+        Err(failure) => Err(gone(failure)),
     }
 }
 
-/// An error on its way to the wire.
-#[derive(Debug)]
-struct Failure {
-    status: StatusCode,
-    body: ErrorReply,
-}
-
-#[derive(Debug, Serialize)]
-struct ErrorReply {
-    error: ErrorBody,
-}
-
-#[derive(Debug, Serialize)]
-struct ErrorBody {
-    kind: &'static str,
-    subject: &'static str,
-    message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
-}
-
-impl Failure {
-    fn new(kind: Kind, subject: &'static str, message: String, source: Option<String>) -> Self {
-        let (status, kind) = names(kind);
-        Self {
-            status,
-            body: ErrorReply {
-                error: ErrorBody {
-                    kind,
-                    subject,
-                    message,
-                    source,
-                },
-            },
-        }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        let message = error.to_string();
-        let source = error
-            .chain()
-            .strip_prefix(message.as_str())
-            .map(|rest| rest.trim_start_matches(": ").to_owned())
-            .filter(|rest| !rest.is_empty());
-        Self::new(error.kind(), subject_name(error.subject()), message, source)
-    }
-}
-
-impl From<JsonRejection> for Failure {
-    fn from(rejection: JsonRejection) -> Self {
-        let failure = Self::new(Kind::Invalid, "body", rejection.body_text(), None);
-        match rejection.status() {
-            status @ (StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE) => {
-                Self { status, ..failure }
-            }
-            _ => failure,
-        }
-    }
-}
-
-impl From<QueryRejection> for Failure {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(Kind::Invalid, "query", rejection.body_text(), None)
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let ErrorBody {
-            kind,
-            message,
-            source,
-            ..
-        } = &self.body.error;
-        let source = source.as_deref().unwrap_or_default();
-        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
-            tracing::error!(kind, source, "{message}");
-        } else {
-            tracing::debug!(kind, source, "{message}");
-        }
-        (self.status, Json(self.body)).into_response()
-    }
-}
-
-/// Status (RFC 9110, and RFC 4918 for 507) and name of a kind, the same as for the rest of the API.
-fn names(kind: Kind) -> (StatusCode, &'static str) {
-    match kind {
-        Kind::Invalid => (StatusCode::BAD_REQUEST, "invalid"),
-        Kind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
-        Kind::Conflict => (StatusCode::CONFLICT, "conflict"),
-        Kind::Precondition => (StatusCode::PRECONDITION_FAILED, "precondition"),
-        Kind::Denied => (StatusCode::FORBIDDEN, "denied"),
-        Kind::Fenced => (StatusCode::CONFLICT, "fenced"),
-        Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
-        Kind::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "no_space"),
-        Kind::Corrupt => (StatusCode::INTERNAL_SERVER_ERROR, "corrupt"),
-        Kind::Unsupported => (StatusCode::NOT_IMPLEMENTED, "unsupported"),
-        Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-    }
-}
-
-/// Instances and hosts are the only records there are.
-fn subject_name(subject: Subject) -> &'static str {
-    match subject {
-        Subject::Store => "store",
-        Subject::Bucket => "bucket",
-        Subject::Object => "object",
-        Subject::Version => "version",
-        Subject::Upload => "upload",
-        Subject::Part => "part",
-        Subject::Range => "range",
-        Subject::Volume => "volume",
-        Subject::Snapshot => "snapshot",
-        Subject::Image => "image",
-        Subject::Record => "instance",
-        Subject::Journal => "journal",
-        Subject::Identity => "identity",
-        Subject::Project => "project",
-    }
+fn gone(failure: tokio::task::JoinError) -> Failure {
+    let text = "a call to the hypervisor did not come back";
+    let error = Error::new(Kind::Internal, Subject::Record, text);
+    error.because(failure).into()
 }

@@ -9,33 +9,32 @@
 //! 5. Its domain is defined anew from the record at each start, so that a changed socket directory or
 //!    an undefined domain heals by `start`.
 
-use crate::console::{self, Console};
+mod entering;
+mod making;
+mod waking;
+
+pub(crate) use entering::Pass;
+pub use waking::Resumed;
+
 use crate::disks;
-use crate::domain::{Facts, domain_xml};
 use crate::hypervisor::{HostFacts, Hypervisor, State};
 use crate::probe::{self, Verdict};
-use crate::reach::Account;
 use crate::record::{Instance, Record};
-use crate::seed::Seed;
-use crate::spec::{InstanceSpec, Root};
-use blockstore::volume::Origin;
+use crate::spec::InstanceSpec;
 use blockstore::{Entry, Error, Kind, Result, Store, Subject, Who};
+use entering::Ways;
+use making::started;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use uuid::Uuid;
 
-/// How long a writer token may take to come back after its guest and its socket are gone.
-const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 /// A guest that is still booting misses the power button; we press again.
 const ACPI_AGAIN: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(200);
-/// How long stalled guests are woken after the server is back.
-const WAKE_LIMIT: Duration = Duration::from_secs(60);
-const WAKE_POLL: Duration = Duration::from_secs(1);
 
 /// Serves disks of instances over NBD, one unix socket each.
 ///
@@ -73,6 +72,8 @@ struct Inner {
     admitting: Mutex<()>,
     /// Held while KVM is probed: two guests at once would slow each other down.
     probing: Mutex<()>,
+    /// Consoles and ways into guests that are open.
+    ways: Ways,
 }
 
 /// This host: its capacity, and how it executes guests.
@@ -83,15 +84,6 @@ pub struct Host {
     pub facts: HostFacts,
     /// What a real boot said.
     pub verdict: Verdict,
-}
-
-/// What [`Machines::resume`] did.
-#[derive(Debug, Default)]
-pub struct Resumed {
-    /// Instances whose disks are served again.
-    pub opened: Vec<String>,
-    /// Instances whose disks could not be served, and why.
-    pub failed: Vec<(String, Error)>,
 }
 
 impl Machines {
@@ -107,41 +99,11 @@ impl Machines {
             busy: Mutex::default(),
             admitting: Mutex::default(),
             probing: Mutex::default(),
+            ways: Ways::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
-    }
-
-    /// Serves the disks of all recorded instances again and wakes guests that stalled for want of
-    /// them. To be called when the server starts: QEMU waits [`crate::domain::RECONNECT_S`] seconds.
-    pub fn resume(&self) -> Result<Resumed> {
-        let mut resumed = Resumed::default();
-        for record in Record::list(&self.inner.store)? {
-            let exports = record.exports();
-            if exports.is_empty() {
-                continue;
-            }
-            match self.inner.sockets.open(record.name(), &exports) {
-                Ok(_) => resumed.opened.push(record.name().into()),
-                Err(error) => resumed.failed.push((record.name().into(), error)),
-            }
-        }
-        if !resumed.opened.is_empty() {
-            let inner = Arc::downgrade(&self.inner);
-            let spawned = std::thread::Builder::new()
-                .name("wake".into())
-                .spawn(move || Self::wake(&inner));
-            spawned.map_err(|error| {
-                Error::new(
-                    Kind::Unavailable,
-                    Subject::Record,
-                    "no thread to wake instances",
-                )
-                .because(error)
-            })?;
-        }
-        Ok(resumed)
     }
 
     /// Makes and starts an instance.
@@ -311,30 +273,6 @@ impl Machines {
         Ok(volumes)
     }
 
-    /// Its serial console: log, terminal, and the last `lines` lines.
-    pub fn console(&self, name: &str, lines: usize) -> Result<Console> {
-        let record = Record::get(&self.inner.store, name)?;
-        let log = self.console_log(name);
-        let lines = console::tail(&log, lines)?;
-        let terminal = match self.inner.hypervisor.terminal(record.uuid) {
-            // The log outlives the guest and libvirt.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    Kind::NotFound | Kind::Unavailable | Kind::Unsupported
-                ) =>
-            {
-                None
-            }
-            terminal => terminal?,
-        };
-        Ok(Console {
-            log,
-            terminal,
-            lines,
-        })
-    }
-
     /// This host; KVM is probed if it was not since the host booted.
     pub fn host(&self, who: &Who) -> Result<Host> {
         let facts = self.inner.hypervisor.facts()?;
@@ -347,123 +285,6 @@ impl Machines {
     /// Probes KVM anew.
     pub fn probe(&self, who: &Who) -> Result<Verdict> {
         self.verdict(who, true)
-    }
-
-    /// Steps of `run` behind its record, in order.
-    fn make(&self, who: &Who, record: &mut Record, host: &HostFacts) -> Result<()> {
-        let store = &self.inner.store;
-        if let Root::Image(image) = record.spec.root()? {
-            let volume = format!("{}-root", record.name());
-            let origin = Origin::Image(image.into());
-            let (_, copied) = store.volume_create(who, &volume, record.spec.root_bytes, &origin)?;
-            record.root_made = true;
-            record.copied = Some(copied);
-            record.put(store, who, None)?;
-        }
-        self.boot(who, record, host)?;
-        record.complete = true;
-        let mut entry = Entry::new("instance.created", record.name());
-        if let Some(copied) = &record.copied {
-            entry = entry
-                .bytes("shared", copied.shared_bytes)
-                .bytes("rewritten", copied.rewritten_bytes);
-        }
-        record.put(store, who, Some(entry))?;
-        store.journal_append(who, started(record))?;
-        Ok(())
-    }
-
-    /// Seed, socket, domain, start.
-    fn boot(&self, who: &Who, record: &mut Record, host: &HostFacts) -> Result<()> {
-        let directory = self.directory(record.name());
-        make_directory(&directory)?;
-        let seed = directory.join("seed.iso");
-        if !exists(&seed)? {
-            let instance_id = record.uuid.to_string();
-            Seed {
-                instance_id: &instance_id,
-                hostname: &record.spec.name,
-                user_data: record.spec.user_data.as_deref(),
-                network_config: record.spec.network_config.as_deref(),
-                ssh_keys: &record.spec.ssh_keys,
-            }
-            .write(&seed)?;
-        }
-        let console_log = self.console_log(record.name());
-        // Made here so that it is ours to read, whoever appends to it.
-        std::fs::File::options()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&console_log)
-            .map_err(|error| Error::io("make", &console_log, error))?;
-        let exports = record.exports();
-        let socket = match exports.is_empty() {
-            true => PathBuf::new(),
-            false => self.inner.sockets.open(record.name(), &exports)?,
-        };
-        self.check_reach(record, host, &seed, &socket)?;
-        let verdict = self.verdict(who, false)?;
-        let xml = domain_xml(
-            &record.spec,
-            &Facts {
-                uuid: record.uuid,
-                accelerator: verdict.accelerator,
-                machine: record.machine.as_deref(),
-                emulator: host.emulator.as_deref(),
-                disks: &record.disks,
-                socket: &socket,
-                gives_files_away: host.qemu_user.is_some(),
-                seed: &seed,
-                console_log: &console_log,
-            },
-        )?;
-        record.machine = self
-            .inner
-            .hypervisor
-            .define(&xml)?
-            .or(record.machine.take());
-        record.accelerator = Some(verdict.accelerator);
-        self.inner.hypervisor.start(record.uuid)
-    }
-
-    /// Removes all that belongs to an instance but its record; every step may have been done already.
-    fn unmake(&self, record: &Record, disks: bool) -> Result<Vec<String>> {
-        let name = record.name();
-        if self.inner.hypervisor.state(record.uuid)?.is_active() {
-            self.inner.hypervisor.destroy(record.uuid)?;
-        }
-        self.inner.hypervisor.undefine(record.uuid)?;
-        self.inner.sockets.close(name);
-        let mut removed = Vec::new();
-        if disks && record.root_made {
-            let volume = format!("{name}-root");
-            if self.remove_volume(&volume)? {
-                removed.push(volume);
-            }
-        }
-        let directory = self.directory(name);
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", &directory, error))
-            }
-            _ => Ok(removed),
-        }
-    }
-
-    /// Whether there was one. A token just released may take a moment to come back.
-    fn remove_volume(&self, volume: &str) -> Result<bool> {
-        let until = Instant::now() + RELEASE_LIMIT;
-        loop {
-            match self.inner.store.volume_remove(&Who::server(), volume) {
-                Ok(()) => return Ok(true),
-                Err(error) if error.kind() == Kind::NotFound => return Ok(false),
-                Err(error) if error.kind() == Kind::Conflict && Instant::now() < until => {
-                    std::thread::sleep(POLL);
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     /// Whether it powered off in time; an error if not and it may not be forced.
@@ -507,30 +328,6 @@ impl Machines {
         ))
     }
 
-    fn check_reach(
-        &self,
-        record: &Record,
-        host: &HostFacts,
-        seed: &Path,
-        socket: &Path,
-    ) -> Result<()> {
-        let Some((user, group)) = host.qemu_user else {
-            return Ok(());
-        };
-        let account = Account::of(user, group);
-        account.check_passage(seed)?;
-        if !socket.as_os_str().is_empty() {
-            account.check_use(socket)?;
-        }
-        if let Some(file) = &record.spec.boot_file {
-            account.check_use(file)?;
-        }
-        [&record.spec.kernel, &record.spec.initrd]
-            .into_iter()
-            .flatten()
-            .try_for_each(|path| account.check_passage(path))
-    }
-
     fn host_facts(&self) -> Result<HostFacts> {
         let facts = self.inner.hypervisor.facts()?;
         if facts.arch == "x86_64" {
@@ -550,40 +347,6 @@ impl Machines {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         probe::verdict(&self.inner.store, who, &self.inner.state, forced)
-    }
-
-    /// QEMU tries to reconnect after 1, 2, 4, 8, then every 16 seconds, and fails what a guest asks in
-    /// between: one that is woken too early stalls again, and one can still stall after the server is
-    /// back. So all are looked at for a while.
-    fn wake(inner: &Weak<Inner>) {
-        let until = Instant::now() + WAKE_LIMIT;
-        let mut woken = BTreeSet::new();
-        while Instant::now() < until {
-            // No longer than anyone else has the store open.
-            let Some(inner) = inner.upgrade() else { return };
-            if let Err(error) = (Self { inner }).wake_once(&mut woken) {
-                return tracing::warn!(error = %error.chain(), "stalled instances are not woken; start them");
-            }
-            std::thread::sleep(WAKE_POLL);
-        }
-    }
-
-    fn wake_once(&self, woken: &mut BTreeSet<Uuid>) -> Result<()> {
-        let states = self.inner.hypervisor.states()?;
-        for record in Record::list(&self.inner.store)? {
-            if states.get(&record.uuid) != Some(&State::Stalled) {
-                continue;
-            }
-            if let Err(error) = self.inner.hypervisor.resume(record.uuid) {
-                // It may have been stopped meanwhile; if not, its turn comes again.
-                tracing::debug!(instance = record.name(), error = %error.chain(), "not woken");
-            } else if woken.insert(record.uuid) {
-                let entry = Entry::new("instance.resumed", record.name())
-                    .detail("its disks are served again");
-                self.inner.store.journal_append(&Who::server(), entry)?;
-            }
-        }
-        Ok(())
     }
 
     fn claim(&self, name: &str) -> Result<Claim> {
@@ -629,14 +392,6 @@ impl Drop for Claim {
     }
 }
 
-fn started(record: &Record) -> Entry {
-    let entry = Entry::new("instance.started", record.name());
-    match record.accelerator {
-        Some(accelerator) => entry.detail(format!("by {accelerator}")),
-        None => entry,
-    }
-}
-
 /// QEMU's user passes through; nobody else lists it.
 fn make_directory(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
@@ -644,11 +399,6 @@ fn make_directory(path: &Path) -> Result<()> {
         .mode(0o711)
         .create(path)
         .map_err(|error| Error::io("make the directory", path, error))
-}
-
-fn exists(path: &Path) -> Result<bool> {
-    path.try_exists()
-        .map_err(|error| Error::io("look at", path, error))
 }
 
 fn now_ms() -> u64 {
