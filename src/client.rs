@@ -5,10 +5,11 @@ use access::Credentials;
 use bytes::Bytes;
 use gateway::api::{ErrorBody, ErrorReply, PREFIX};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
@@ -137,6 +138,33 @@ impl Client {
             return Ok(answer);
         }
         Err(Failure::from(self.refusal(status, &answer)))
+    }
+
+    /// Changes a connection over to bytes both ways (RFC 9110, 7.8), once the server has agreed.
+    pub(crate) async fn tunnel(&self, path: &Path) -> Outcome<TokioIo<Upgraded>> {
+        let request = Request::get(format!("{}{PREFIX}{}", self.server, path.0))
+            .header(header::AUTHORIZATION, &self.authorization)
+            .header(header::CONNECTION, "upgrade")
+            .header(header::UPGRADE, vmctl::TUNNEL_PROTOCOL)
+            .body(Full::default())
+            .map_err(|error| {
+                let message = format!("{}{}{} makes no request", self.server, PREFIX, path.0);
+                Failure::new(Exit::Usage, "endpoint", message).because(error)
+            })?;
+        let response = self.http.request(request).await;
+        let response = response.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let upgraded = hyper::upgrade::on(response).await;
+            return upgraded
+                .map(TokioIo::new)
+                .map_err(|error| self.unreachable(&error));
+        }
+        let answer = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(error.as_ref()))?;
+        Err(Failure::from(self.refusal(status, &answer.to_bytes())))
     }
 
     fn refusal(&self, status: StatusCode, answer: &[u8]) -> ErrorBody {

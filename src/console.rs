@@ -2,18 +2,21 @@
 
 use crate::client::{Client, Path};
 use crate::context::Context;
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, Outcome};
 use crate::render;
 use clap::Args;
 use rustix::termios::{self, OptionalActions, Termios};
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 /// Ctrl-], as telnet and virsh have it.
 const LEAVE: u8 = 0x1d;
 /// How often a followed log is looked at.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(300);
+/// Reads of standard input that wait for the server at most.
+const CHUNKS_MAX: usize = 8;
 
 /// What to do with the console.
 #[derive(Clone, Debug, Args)]
@@ -33,37 +36,26 @@ pub(crate) struct Arguments {
 
 /// Does it.
 pub(crate) async fn run(context: &Context, client: &Client, arguments: &Arguments) -> Outcome {
-    let path = Path::new(["vms", &arguments.name, "console"])
-        .query([("lines", Some(arguments.lines.to_string()))]);
-    let console: vmctl::Console = client.get(&path).await?;
     if arguments.attach {
-        let terminal = console.terminal.ok_or_else(|| {
-            let message = format!(
-                "instance {:?} does not run, so nobody reads what you type",
-                arguments.name
-            );
-            Failure::new(Exit::Conflict, "instance", message)
-                .hint(format!("Start it: infall vm start {}", arguments.name))
-        })?;
-        let opened = File::options().read(true).write(true).open(&terminal);
-        let opened = opened.map_err(|error| elsewhere(&terminal, &error))?;
-        return tokio::task::spawn_blocking(move || attach(&opened))
-            .await
-            .map_err(|error| {
-                Failure::new(Exit::Internal, "console", "the console broke off").because(error)
-            })?;
+        let path = Path::new(["vms", &arguments.name, "console", "attach"]);
+        let guest = client.tunnel(&path).await?;
+        return attach(guest).await;
     }
-    context.show(&console, || {
-        console
-            .lines
-            .iter()
-            .map(|line| format!("{}\n", readable(line)))
-            .collect()
-    });
+    let path = Path::new(["vms", &arguments.name, "console"]);
+    let asked = path
+        .clone()
+        .query([("lines", Some(arguments.lines.to_string()))]);
+    let console: vmctl::Console = client.get(&asked).await?;
+    context.show(&console, || text(&console));
     if arguments.follow {
-        follow(&console.log).await?;
+        follow(client, &path, console.end).await?;
     }
     Ok(())
+}
+
+fn text(console: &vmctl::Console) -> String {
+    let lines = console.lines.iter();
+    lines.map(|line| format!("{}\n", readable(line))).collect()
 }
 
 /// What a guest writes may not steer the terminal of who reads it; tabs may stay.
@@ -74,63 +66,66 @@ fn readable(line: &str) -> String {
         .join("\t")
 }
 
-async fn follow(log: &std::path::Path) -> Outcome {
-    let failed = |error: io::Error| elsewhere(log, &error);
-    let mut file = File::open(log).map_err(failed)?;
-    file.seek(SeekFrom::End(0)).map_err(failed)?;
-    let mut part = Vec::new();
+async fn follow(client: &Client, path: &Path, mut after: u64) -> Outcome {
     loop {
-        let before = part.len();
-        file.read_to_end(&mut part).map_err(failed)?;
-        if let Some(end) = part.iter().rposition(|byte| *byte == b'\n') {
-            let whole: Vec<u8> = part.drain(..=end).collect();
-            for line in String::from_utf8_lossy(&whole).lines() {
-                render::print(&format!("{}\n", readable(line.trim_matches('\r'))));
-            }
-        } else if part.len() == before {
-            tokio::time::sleep(LOOK).await;
+        let asked = path.clone().query([("after", Some(after.to_string()))]);
+        let console: vmctl::Console = client.get(&asked).await?;
+        after = console.end;
+        match console.lines.is_empty() {
+            true => tokio::time::sleep(LOOK).await,
+            false => render::print(&text(&console)),
         }
     }
 }
 
 /// Standard input to the guest and back, until Ctrl-], or until either side ends.
-fn attach(terminal: &File) -> Outcome {
-    let failed = |error: io::Error| Failure::io("use the terminal", &error);
+async fn attach(guest: impl AsyncRead + AsyncWrite) -> Outcome {
+    let failed = |error: io::Error| Failure::io("use the console", &error);
     eprintln!("attached; leave with Ctrl-]");
     let _raw = Raw::enter().map_err(failed)?;
-    let mut output = terminal.try_clone().map_err(failed)?;
-    // This thread ends with the process: a blocked read has no other end.
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(count @ 1..) = output.read(&mut buffer) {
-            let mut screen = io::stdout().lock();
-            if screen
-                .write_all(&buffer[..count])
-                .and_then(|()| screen.flush())
-                .is_err()
-            {
-                break;
+    let (mut screen, mut keys) = tokio::io::split(guest);
+    let mut typed = Typed::start();
+    let shown = async { tokio::io::copy(&mut screen, &mut tokio::io::stdout()).await };
+    let told = async {
+        while let Some(bytes) = typed.next().await {
+            let left = bytes.iter().position(|byte| *byte == LEAVE);
+            keys.write_all(&bytes[..left.unwrap_or(bytes.len())])
+                .await?;
+            keys.flush().await?;
+            if left.is_some() {
+                return Ok(());
             }
         }
-    });
-    let (mut keys, mut buffer) = (io::stdin().lock(), [0; 256]);
-    let mut input = terminal;
-    loop {
-        let count = keys.read(&mut buffer).map_err(failed)?;
-        let typed = &buffer[..count];
-        let left = typed.iter().position(|byte| *byte == LEAVE);
-        input
-            .write_all(&typed[..left.unwrap_or(count)])
-            .map_err(failed)?;
-        if left.is_some() || count == 0 {
-            return Ok(());
-        }
+        Ok(())
+    };
+    tokio::select! {
+        shown = shown => shown.map(drop),
+        told = told => told,
     }
+    .map_err(failed)
 }
 
-fn elsewhere(path: &std::path::Path, error: &io::Error) -> Failure {
-    Failure::io(format_args!("open {}", path.display()), error)
-        .hint("It is a file of the server's machine, often root's: run this there, with sudo")
+/// Standard input as it comes. Its thread ends with the process: a blocked read has no other end.
+pub(crate) struct Typed(mpsc::Receiver<Vec<u8>>);
+
+impl Typed {
+    pub(crate) fn start() -> Self {
+        let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
+        std::thread::spawn(move || {
+            let (mut keys, mut buffer) = (io::stdin().lock(), [0; 16 << 10]);
+            while let Ok(count @ 1..) = keys.read(&mut buffer) {
+                if sender.blocking_send(buffer[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self(receiver)
+    }
+
+    /// None at its end.
+    pub(crate) async fn next(&mut self) -> Option<Vec<u8>> {
+        self.0.recv().await
+    }
 }
 
 /// The terminal without line editing, as it was again when dropped.

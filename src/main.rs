@@ -23,6 +23,7 @@ mod render;
 mod serve;
 mod server_file;
 mod snapshot;
+mod ssh;
 mod stage;
 mod status;
 mod store;

@@ -80,6 +80,28 @@ Examples:
   infall vm console web1 --follow
   infall vm console web1 --attach                leave with Ctrl-]")]
     Console(crate::console::Arguments),
+    /// Log in to an instance's ssh server
+    #[command(after_help = "\
+A key is made for the session and certified by the server for five minutes, for whoever may vm:Ssh
+the instance; its guest trusts that by its seed (cloud-init). The way there is through the server.
+
+Examples:
+  infall vm ssh web1
+  infall vm ssh debian@web1 -- uname -a
+  infall vm ssh debian@web1 --address 10.0.0.7             straight to it
+  infall vm ssh debian@web1 --certify ~/.ssh/id_ed25519.pub > ~/.ssh/id_ed25519-cert.pub")]
+    Ssh(Box<crate::ssh::Arguments>),
+    /// Move bytes between standard input and output and an instance's ssh server
+    #[command(
+        hide = true,
+        after_help = "\
+Examples:
+  ssh -o ProxyCommand='infall vm tunnel web1' web1"
+    )]
+    Tunnel {
+        /// The instance
+        name: String,
+    },
     /// Remove an instance
     #[command(after_help = "\
 Only what was made for the instance goes with it, never a volume that was there before.
@@ -128,7 +150,7 @@ pub(crate) struct Run {
     /// cloud-init network configuration
     #[arg(long, value_name = "FILE")]
     network_config: Option<PathBuf>,
-    /// A public key for the image's user: a .pub file, or the key itself
+    /// A public key for the image's user: a .pub file, or the key itself [default: those of infall user sshkey]
     #[arg(long = "ssh-key", value_name = "KEY")]
     ssh_keys: Vec<String>,
     /// user, none, or bridge:NAME
@@ -189,6 +211,8 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
             });
         }
         Verb::Console(arguments) => crate::console::run(context, &client, &arguments).await?,
+        Verb::Ssh(arguments) => crate::ssh::run(context, &client, &arguments).await?,
+        Verb::Tunnel { name } => crate::ssh::tunnel(&client, &name).await?,
         Verb::Rm { name, disks } => {
             let path =
                 Path::new(["vms", &name]).query([("disks", disks.then(|| "true".to_owned()))]);
@@ -380,9 +404,12 @@ fn root(instance: &Instance) -> String {
 }
 
 fn table(list: &InstanceList) -> String {
-    let mut table = Table::new(["NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "ROOT", "MADE"]);
+    let mut table = Table::new([
+        "PROJECT", "NAME", "STATE", "CPUS", "MEMORY", "IMAGE", "ROOT", "MADE",
+    ]);
     for instance in &list.instances {
         table.row([
+            instance.project.clone(),
             instance.name.clone(),
             state(instance),
             instance.vcpus.to_string(),
@@ -398,6 +425,7 @@ fn table(list: &InstanceList) -> String {
 fn facts(instance: &Instance) -> String {
     let mut table = Table::new(["name", &instance.name]);
     table.row(["state", &state(instance)]);
+    table.row(["project", &instance.project]);
     table.row(["uuid", &instance.uuid.to_string()]);
     table.row(["cpus", &instance.vcpus.to_string()]);
     table.row(["memory", &render::bytes(instance.memory_mib << 20)]);

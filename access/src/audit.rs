@@ -155,7 +155,7 @@ fn keep(store: &Store, messages: &Receiver<Message>, stalled: &AtomicBool) {
                 }
             }
         }
-        if !write(store, batch, stalled, messages) {
+        if !write(store, &batch, stalled, messages) {
             return;
         }
         for done in flushes {
@@ -175,7 +175,7 @@ fn sort(message: Message, batch: &mut Vec<(Who, Entry)>, flushes: &mut Vec<SyncS
 /// Until it is written. False once it never will be: the store is closed.
 fn write(
     store: &Store,
-    batch: Vec<(Who, Entry)>,
+    batch: &[(Who, Entry)],
     stalled: &AtomicBool,
     messages: &Receiver<Message>,
 ) -> bool {
@@ -183,7 +183,7 @@ fn write(
         return true;
     }
     loop {
-        match store.journal_append_many(&batch) {
+        match store.journal_append_many(batch) {
             Ok(_) => {
                 stalled.store(false, Ordering::Release);
                 return true;

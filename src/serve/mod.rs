@@ -100,9 +100,11 @@ pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
     let listen = context.config.listen()?;
     let nbd_tcp = context.config.nbd_tcp()?;
     let options = context.config.store()?;
-    let data = prepare(&context.data()?)?;
     let mut listeners = vec![("serve.listen", listen)];
     listeners.extend(nbd_tcp.map(|address| ("serve.nbd_tcp", address)));
+    // What is refused is refused before anything is made.
+    tls::choose(&context.config, &context.data()?, &listeners)?;
+    let data = prepare(&context.data()?)?;
     let identity = tls::choose(&context.config, &data, &listeners)?
         .map(tls::Identity::load)
         .transpose()?

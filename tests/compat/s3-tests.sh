@@ -57,7 +57,7 @@ cd "$suite"
 S3TEST_CONF="$work/conf" AWS_MAX_ATTEMPTS=1 "$pytest" -q -p no:cacheprovider --timeout 60 -rA --tb=line \
     s3tests/functional/test_s3.py -m "not fails_on_aws" "$@" >"$work/results" || true
 tail -1 "$work/results"
-grep -a '^FAILED\|^ERROR' "$work/results" | sed 's/.*::\([^ ]*\).*/\1/' | sort -u >"$work/failed"
+grep -a '^FAILED\|^ERROR' "$work/results" | sed 's/.*::\([^ [/]*\).*/\1/' | sort -u >"$work/failed"
 # What docs/S3.md lists as not passed stands there in backquotes.
 sed -n '/^## ceph\/s3-tests/,$p' "$here/docs/S3.md" | grep -o '`test_[^`]*`' | tr -d '`' | sort -u >"$work/known"
 grep -a '^PASSED' "$work/results" | sed 's/.*:://' | sort -u >"$work/passed"

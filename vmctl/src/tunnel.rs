@@ -26,8 +26,6 @@ use tokio::net::unix::pipe;
 pub const PROTOCOL: &str = "infall-bytes";
 /// How often it is looked whether the client may still.
 const LOOK: Duration = Duration::from_secs(15);
-/// Bytes under way in each direction.
-const BUFFER_BYTES: usize = 16 << 10;
 
 /// Who uses a tunnel, and by what grant.
 pub(crate) struct User {
@@ -79,13 +77,11 @@ async fn exchange(
     client: impl AsyncRead + AsyncWrite,
     guest: impl AsyncRead + AsyncWrite,
 ) -> std::io::Result<()> {
-    let (from_client, mut to_client) = tokio::io::split(client);
-    let (from_guest, mut to_guest) = tokio::io::split(guest);
-    let mut from_client = tokio::io::BufReader::with_capacity(BUFFER_BYTES, from_client);
-    let mut from_guest = tokio::io::BufReader::with_capacity(BUFFER_BYTES, from_guest);
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_guest, mut to_guest) = tokio::io::split(guest);
     tokio::select! {
-        moved = tokio::io::copy_buf(&mut from_client, &mut to_guest) => moved.map(drop),
-        moved = tokio::io::copy_buf(&mut from_guest, &mut to_client) => moved.map(drop),
+        moved = tokio::io::copy(&mut from_client, &mut to_guest) => moved.map(drop),
+        moved = tokio::io::copy(&mut from_guest, &mut to_client) => moved.map(drop),
     }
 }
 

@@ -45,7 +45,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "ManageOwnKeys",
         "Makes, lists, switches and removes one's own access keys.",
-        r#"{"Version":"2012-10-17","Statement":[{"Sid":"OwnKeys","Effect":"Allow","Action":["iam:GetUser","iam:CreateAccessKey","iam:ListAccessKeys","iam:UpdateAccessKey","iam:DeleteAccessKey"],"Resource":"arn:aws:iam::*:user/${aws:username}"}]}"#,
+        r#"{"Version":"2012-10-17","Statement":[{"Sid":"OwnKeys","Effect":"Allow","Action":["iam:GetUser","iam:CreateAccessKey","iam:ListAccessKeys","iam:UpdateAccessKey","iam:DeleteAccessKey","iam:ListSSHPublicKeys","iam:UploadSSHPublicKey","iam:DeleteSSHPublicKey"],"Resource":"arn:aws:iam::*:user/${aws:username}"}]}"#,
     ),
     (
         "ProjectAdmin",
@@ -55,7 +55,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     (
         "ProjectMember",
         "Data, disks, images and VMs of the project, and one's own keys.",
-        r#"{"Version":"2012-10-17","Statement":[{"Sid":"Work","Effect":"Allow","Action":["s3:*","volume:*","snapshot:*","image:*","vm:*","project:Describe","project:List"],"Resource":"*"},{"Sid":"OwnKeys","Effect":"Allow","Action":["iam:GetUser","iam:CreateAccessKey","iam:ListAccessKeys","iam:UpdateAccessKey","iam:DeleteAccessKey"],"Resource":"arn:aws:iam::*:user/${aws:username}"}]}"#,
+        r#"{"Version":"2012-10-17","Statement":[{"Sid":"Work","Effect":"Allow","Action":["s3:*","volume:*","snapshot:*","image:*","vm:*","project:Describe","project:List"],"Resource":"*"},{"Sid":"OwnKeys","Effect":"Allow","Action":["iam:GetUser","iam:CreateAccessKey","iam:ListAccessKeys","iam:UpdateAccessKey","iam:DeleteAccessKey","iam:ListSSHPublicKeys","iam:UploadSSHPublicKey","iam:DeleteSSHPublicKey"],"Resource":"arn:aws:iam::*:user/${aws:username}"}]}"#,
     ),
     (
         "ProjectReader",

@@ -96,9 +96,7 @@ impl Place {
                 let path = if slashed { below } else { below + "/" };
                 Ok(Self::Capabilities(path))
             }
-            IDS => Ok(Self::ById(
-                below.strip_suffix('/').unwrap_or(&below).to_owned(),
-            )),
+            IDS => Ok(Self::ById(below.trim_end_matches('/').to_owned())),
             VOLUMES if below.is_empty() => Ok(Self::Volumes),
             VOLUMES => {
                 let name = below.strip_suffix('/').unwrap_or(&below);
@@ -190,6 +188,8 @@ impl Place {
         match self {
             Self::Root => String::new(),
             Self::Container { bucket, prefix } => format!("{bucket}/{prefix}"),
+            // A bucket without its slash.
+            Self::Object { bucket, key } if key.is_empty() => bucket.clone(),
             Self::Object { bucket, key } => format!("{bucket}/{key}"),
             Self::Snapshots { bucket, prefix } => format!("{bucket}/{prefix}{SNAPSHOTS}/"),
             Self::FrozenContainer {
@@ -248,7 +248,7 @@ impl Place {
                 bucket: bucket.clone(),
                 prefix: upper(prefix),
             }),
-            Self::Object { bucket, key } => Some(Self::Container {
+            Self::Object { bucket, key } if !key.is_empty() => Some(Self::Container {
                 bucket: bucket.clone(),
                 prefix: upper(key),
             }),
@@ -284,9 +284,11 @@ impl Place {
             }),
             Self::Volume(_) => Some(Self::Volumes),
             Self::Capabilities(path) if !path.is_empty() => Some(Self::Capabilities(upper(path))),
-            Self::Container { .. } | Self::Volumes | Self::Capabilities(_) | Self::ById(_) => {
-                Some(Self::Root)
-            }
+            Self::Container { .. }
+            | Self::Object { .. }
+            | Self::Volumes
+            | Self::Capabilities(_)
+            | Self::ById(_) => Some(Self::Root),
         }
     }
 
