@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import guest
+import people
 import screen
 from make import CACHE, ROOT, TOOLS
 from owned import Failed, end, libvirt, output, start, wait_until
@@ -49,6 +50,7 @@ class Demo:
         # Unlike any domain that the machine's libvirt may have already.
         self.machine = f"demo-{os.getpid()}"
         self.console = None
+        self.people = None
         self.snapshot_id = ""
 
     # ---- commands
@@ -125,7 +127,7 @@ class Demo:
             self.baseline = self.stats()
 
     def image(self):
-        """5: both are one image, a clone costs nothing."""
+        """5: both are one image, a clone costs nothing; who was not given it gets nothing of it."""
         with screen.step(5, "infall image add, infall volume create --image") as step:
             before = self.stats()
             images = [
@@ -144,6 +146,10 @@ class Demo:
             name = images[0]
             step.text = f"{name[:8]}…{name[-2:]} (raw = qcow2) → root1, payload copied: {written} B"
             step.figure = f"{milliseconds:.0f} ms"
+            step.progress("two users: what each may, and that the rest is refused")
+            self.people = people.People(self)
+            self.people.at_data()
+            step.note(self.people.told())
 
     def boot(self):
         """6: libvirt boots the clone over NBD; the guest reads its seed and checks the known file."""
@@ -231,9 +237,14 @@ class Demo:
             with guest.stock_qemu(file, self.folder / "console-stock.log", self.folder / "qemu.log") as console:
                 self.check_known(console)
                 console.verified(RECORDS, 90, "records on stock QEMU")
+            step.progress("the two users at the guest")
+            self.people.at_machine(self.machine)
             self.boot_from_file(step)
             step.text = f"→ s3://snaps/root1-a.raw; stock QEMU boots it; S3 = NBD = {by_s3[:8]}…"
             step.note(f"root1 also boots as a file under `infall mount`, with the same records")
+            step.note(self.people.told() + "; of the journal:")
+            for row in self.people.rows():
+                step.note(row)
 
     def boot_from_file(self, step):
         """The volume once more, as a file under `infall mount`."""
@@ -258,7 +269,7 @@ class Demo:
 
     def clean(self):
         """9: everything since the upload goes, and its bytes with it."""
-        with screen.step(9, "removing VM, volume, snapshot, object, images") as step:
+        with screen.step(9, "removing VM, volume, snapshot, object, images, users") as step:
             self.infall("vm", "rm", self.machine)
             self.infall("snapshot", "rm", self.snapshot_id)
             self.aws("s3", "rm", "s3://snaps/root1-a.raw")
@@ -266,6 +277,7 @@ class Demo:
             self.infall("volume", "rm", "root1")
             for name in ("tiny-raw", "tiny-qcow2"):
                 self.infall("image", "rm", name)
+            self.people.leave()
             self.infall("store", "collect", "--wait", seconds=120)
             before, after = self.baseline["physical_bytes"], self.stats()["physical_bytes"]
             more = after - before

@@ -147,7 +147,7 @@ pub(crate) enum Command {
     Stage {
         /// What to do.
         #[command(subcommand)]
-        verb: crate::stage::Verb,
+        verb: Box<crate::stage::Verb>,
     },
     /// The store's inside: status, tree, collect, check
     Store {

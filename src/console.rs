@@ -6,9 +6,9 @@ use crate::exit::{Failure, Outcome};
 use crate::render;
 use clap::Args;
 use rustix::termios::{self, OptionalActions, Termios};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 /// Ctrl-], as telnet and virsh have it.
@@ -85,7 +85,7 @@ async fn attach(guest: impl AsyncRead + AsyncWrite) -> Outcome {
     let _raw = Raw::enter().map_err(failed)?;
     let (mut screen, mut keys) = tokio::io::split(guest);
     let mut typed = Typed::start();
-    let shown = async { tokio::io::copy(&mut screen, &mut tokio::io::stdout()).await };
+    let shown = to_output(&mut screen);
     let told = async {
         while let Some(bytes) = typed.next().await {
             let left = bytes.iter().position(|byte| *byte == LEAVE);
@@ -99,10 +99,25 @@ async fn attach(guest: impl AsyncRead + AsyncWrite) -> Outcome {
         Ok(())
     };
     tokio::select! {
-        shown = shown => shown.map(drop),
+        shown = shown => shown,
         told = told => told,
     }
     .map_err(failed)
+}
+
+/// Everything that comes, to standard output, as it comes.
+pub(crate) async fn to_output(from: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut buffer = vec![0; 16 << 10];
+    loop {
+        let count = from.read(&mut buffer).await?;
+        if count == 0 {
+            return Ok(());
+        }
+        // Whoever does not read on holds up only what was made for them.
+        let mut output = io::stdout().lock();
+        output.write_all(&buffer[..count])?;
+        output.flush()?;
+    }
 }
 
 /// Standard input as it comes. Its thread ends with the process: a blocked read has no other end.

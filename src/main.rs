@@ -90,7 +90,7 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Project { verb } => identity::project(context, verb).await,
         Command::Mount(arguments) => mount::mount(context, arguments).await,
         Command::Umount(arguments) => mount::umount(context, arguments).await,
-        Command::Stage { verb } => stage::run(context, verb).await,
+        Command::Stage { verb } => stage::run(context, *verb).await,
         Command::Store { verb } => store::run(context, verb).await,
         Command::Events(arguments) => events::run(context, arguments).await,
         Command::Status => status::run(context).await,

@@ -8,7 +8,7 @@
 //! host key is remembered under its uuid, which no other instance ever has.
 
 use crate::client::{Client, Path};
-use crate::console::Typed;
+use crate::console::{Typed, to_output};
 use crate::context::{Context, variable};
 use crate::exit::{Exit, Failure, Outcome};
 use clap::Args;
@@ -106,8 +106,7 @@ pub(crate) async fn tunnel(client: &Client, name: &str) -> Outcome {
     let guest = client.tunnel(&Path::new(["vms", name, "ssh"])).await?;
     let (mut heard, mut said) = tokio::io::split(guest);
     let mut typed = Typed::start();
-    // Unlike copy_buf, copy flushes whenever the guest pauses.
-    let from = async { tokio::io::copy(&mut heard, &mut tokio::io::stdout()).await };
+    let from = to_output(&mut heard);
     let to = async {
         while let Some(bytes) = typed.next().await {
             said.write_all(&bytes).await?;
@@ -116,7 +115,7 @@ pub(crate) async fn tunnel(client: &Client, name: &str) -> Outcome {
         Ok(())
     };
     let ended: io::Result<()> = tokio::select! {
-        from = from => from.map(drop),
+        from = from => from,
         to = to => to,
     };
     ended.map_err(|error| Failure::io("move bytes to the guest", &error))

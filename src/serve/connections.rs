@@ -248,7 +248,7 @@ async fn attend(hall: Arc<Hall>, stream: TcpStream, guest: Guest) {
     match greeted {
         Ok(Ok(Some(stream))) => converse(&hall, stream, guest.address, true).await,
         Ok(Ok(None)) => {
-            tracing::debug!(peer = %guest.address, "a client spoke HTTP where TLS is spoken")
+            tracing::debug!(peer = %guest.address, "a client spoke HTTP where TLS is spoken");
         }
         Ok(Err(error)) => tracing::debug!(peer = %guest.address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(peer = %guest.address, "a TLS handshake took too long"),

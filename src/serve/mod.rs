@@ -194,7 +194,6 @@ impl Serving<'_> {
             login: gateway::login_service(access.clone()),
             query: gateway::query_service(access.clone()),
             s3: gateway::s3_service(self.store.clone(), access, config.region()),
-            ..door::Doors::default()
         };
         let application = door::application(doors, self.closing.clone());
 

@@ -48,6 +48,7 @@ pub(crate) struct Server {
     child: Option<Child>,
     listen: String,
     more: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Server {
@@ -63,9 +64,25 @@ impl Server {
             child: None,
             listen: "127.0.0.1:0".into(),
             more: more.iter().map(|word| (*word).to_owned()).collect(),
+            environment: Vec::new(),
         };
         server.begin();
         // A restart comes back at the same address, as clients expect it.
+        server.listen = server.address();
+        server
+    }
+
+    /// The same with variables of its environment, told once its folder is there.
+    pub(crate) fn start_under(environment: impl FnOnce(&Path) -> Vec<(String, String)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Self {
+            environment: environment(folder.path()),
+            folder,
+            child: None,
+            listen: "127.0.0.1:0".into(),
+            more: Vec::new(),
+        };
+        server.begin();
         server.listen = server.address();
         server
     }
@@ -168,6 +185,7 @@ impl Server {
             .args(["serve", "--listen", &self.listen]);
         command
             .args(&self.more)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(sink())
             .stderr(sink());

@@ -54,7 +54,7 @@ impl Guard {
 
     /// Whether the caller may do `action` to `resource`.
     pub(super) fn may(&self, action: &'static str, resource: Resource<'_>) -> Result<()> {
-        self.decide(action, resource, String::new(), &[])
+        self.decide(action, resource, "", &[])
     }
 
     /// Whether the caller may list the keys of `bucket` under `prefix`.
@@ -63,7 +63,7 @@ impl Guard {
         self.decide(
             "s3:ListBucket",
             Resource::Bucket(bucket),
-            format!("?{prefix}"),
+            &format!("?{prefix}"),
             &context,
         )
     }
@@ -81,7 +81,7 @@ impl Guard {
         &self,
         action: &'static str,
         resource: Resource<'_>,
-        detail: String,
+        detail: &str,
         context: &[(&str, &str)],
     ) -> Result<()> {
         let question = Question {

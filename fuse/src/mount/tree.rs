@@ -81,7 +81,7 @@ enum Handle {
     Object(u64, Arc<dyn ReadAt>),
     /// A file that is written; whether this handle may.
     File(Arc<BucketFile>, bool),
-    Directory(Mutex<Listing>),
+    Directory(Box<Mutex<Listing>>),
 }
 
 /// What a file is opened for.
@@ -608,7 +608,11 @@ impl Tree {
                 return Err(Failure::NotADirectory);
             }
         }
-        Ok(self.keep(Handle::Directory(Mutex::new(Listing::new((*node).clone())))))
+        Ok(
+            self.keep(Handle::Directory(Box::new(Mutex::new(Listing::new(
+                (*node).clone(),
+            ))))),
+        )
     }
 
     /// Shows entries from position `at` on; see [`Listing::visit`].

@@ -141,16 +141,16 @@ impl Work {
     /// The conditions on what a write replaces (RFC 9110, 13.1).
     pub(super) fn precondition(&self) -> Reply<Precondition> {
         Ok(Precondition {
-            if_match: self.etags(header::IF_MATCH)?,
-            if_none_match: self.etags(header::IF_NONE_MATCH)?,
+            if_match: self.etags(&header::IF_MATCH)?,
+            if_none_match: self.etags(&header::IF_NONE_MATCH)?,
             ..Precondition::default()
         })
     }
 
     /// The entity tags of a header, without quotes.
-    pub(super) fn etags(&self, name: header::HeaderName) -> Reply<Vec<String>> {
+    pub(super) fn etags(&self, name: &header::HeaderName) -> Reply<Vec<String>> {
         let mut tags = Vec::new();
-        for value in self.ask.headers.get_all(&name) {
+        for value in self.ask.headers.get_all(name) {
             let text = value.to_str().map_err(|_| {
                 Failure::invalid("header", format!("{name} is not made of entity tags"))
             })?;

@@ -172,7 +172,8 @@ impl Node {
                         .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
             });
             let any = entry == "*";
-            if !any && !(is_country(country) && part_fits) {
+            let known = any || (is_country(country) && part_fits);
+            if !known {
                 return Err(malformed(format!("{entry:?} is not a code of ISO 3166")));
             }
             if decided.is_some() {

@@ -52,7 +52,8 @@ async fn raw_at(work: Work, body: Body, patch: bool) -> Reply<(Work, Response)> 
     .await?;
     match plan {
         Plan::Elsewhere(response) => Ok((work, response)),
-        Plan::Part(bounds, edit) => {
+        Plan::Part(part) => {
+            let (bounds, edit) = *part;
             let _turn = turn(&work.door.incoming).await?;
             let edit = receive(body, announced, edit).await?;
             blocking::run(move || {
@@ -61,7 +62,8 @@ async fn raw_at(work: Work, body: Body, patch: bool) -> Reply<(Work, Response)> 
             })
             .await
         }
-        Plan::Whole(target, value) => {
+        Plan::Whole(whole) => {
+            let (target, value) = *whole;
             let _turn = turn(&work.door.incoming).await?;
             let value = receive(body, announced, value).await?;
             blocking::run(move || {
@@ -75,8 +77,8 @@ async fn raw_at(work: Work, body: Body, patch: bool) -> Reply<(Work, Response)> 
 
 enum Plan {
     Elsewhere(Response),
-    Part(Bounds, partial::Editing),
-    Whole(Target, NewValue),
+    Part(Box<(Bounds, partial::Editing)>),
+    Whole(Box<(Target, NewValue)>),
 }
 
 fn plan(work: &Work, announced: Option<u64>, patch: bool) -> Reply<Plan> {
@@ -96,7 +98,7 @@ fn plan(work: &Work, announced: Option<u64>, patch: bool) -> Reply<Plan> {
     let target = match partial::asked(work, target, announced)? {
         Ok(mut bounds) => {
             let edit = partial::begin(work, &mut bounds)?;
-            return Ok(Plan::Part(bounds, edit));
+            return Ok(Plan::Part(Box::new((bounds, edit))));
         }
         Err(target) => target,
     };
@@ -110,7 +112,7 @@ fn plan(work: &Work, announced: Option<u64>, patch: bool) -> Reply<Plan> {
         writer: work.store().object_writer(&target.bucket)?,
         digests: Digests::new(),
     };
-    Ok(Plan::Whole(target, value))
+    Ok(Plan::Whole(Box::new((target, value))))
 }
 
 fn content_type(work: &Work) -> Reply<Option<&str>> {

@@ -444,8 +444,8 @@ fn conditional(work: &Work, object: &Object, headers: &HeaderMap) -> Reply<Optio
         httpdate::parse_http_date(value).ok()
     };
     let modified = UNIX_EPOCH + Duration::from_millis(object.modified_ms / 1000 * 1000);
-    let wanted = work.etags(header::IF_MATCH)?;
-    let known = work.etags(header::IF_NONE_MATCH)?;
+    let wanted = work.etags(&header::IF_MATCH)?;
+    let known = work.etags(&header::IF_NONE_MATCH)?;
     let failed = match wanted.is_empty() {
         false => !matches(&wanted),
         true => date(header::IF_UNMODIFIED_SINCE).is_some_and(|since| modified > since),

@@ -16,11 +16,11 @@ impl Fields {
         let mut fields = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(body) {
             if fields.len() >= FIELDS_MAX {
-                return Err(malformed(format!("more than {FIELDS_MAX} fields")));
+                return Err(malformed(&format!("more than {FIELDS_MAX} fields")));
             }
             let name = name.into_owned();
             if fields.contains_key(&name) {
-                return Err(malformed(format!("the field {name:?} is there twice")));
+                return Err(malformed(&format!("the field {name:?} is there twice")));
             }
             fields.insert(name, value.into_owned());
         }
@@ -61,7 +61,7 @@ impl Fields {
     }
 }
 
-fn malformed(why: String) -> Refused {
+fn malformed(why: &str) -> Refused {
     let message = format!("The form cannot be read: {why}");
     Refused::new(StatusCode::BAD_REQUEST, "MalformedQueryString", message)
 }

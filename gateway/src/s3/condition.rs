@@ -82,7 +82,7 @@ pub(super) fn of_write(
 }
 
 /// A time of a condition as the store compares it.
-pub(super) fn milliseconds(time: Timestamp) -> u64 {
+pub(super) fn milliseconds(time: &Timestamp) -> u64 {
     let mut text = Vec::new();
     let written = time.format(TimestampFormat::EpochSeconds, &mut text);
     let seconds = written

@@ -204,7 +204,7 @@ impl Fields {
             return Ok(sizes);
         };
         check_expiration(policy)?;
-        let policy = PostPolicy::from_base64(policy).map_err(malformed)?;
+        let policy = PostPolicy::from_base64(policy).map_err(|why| malformed(&why))?;
         if policy.expiration <= *now {
             return Err(refused("Policy expired."));
         }
@@ -344,7 +344,7 @@ fn missing(field: &str) -> S3Error {
     )
 }
 
-fn malformed(why: PostPolicyError) -> S3Error {
+fn malformed(why: &PostPolicyError) -> S3Error {
     s3_error!(
         InvalidPolicyDocument,
         "The content of the form does not meet the conditions specified in the policy document: \

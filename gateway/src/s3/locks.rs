@@ -45,7 +45,7 @@ pub(super) fn of_headers(headers: &HeaderMap, bucket: &Bucket) -> S3Result<Lock>
                     "The retain until date must be provided in ISO 8601 format: {until:?}"
                 )
             })?;
-            Some(retention(mode, until)?)
+            Some(retention(mode, &until)?)
         }
         _ => {
             return Err(s3_error!(
@@ -104,7 +104,7 @@ fn mode(text: &str) -> S3Result<RetentionMode> {
     }
 }
 
-fn retention(text: &str, until: Timestamp) -> S3Result<Retention> {
+fn retention(text: &str, until: &Timestamp) -> S3Result<Retention> {
     let mode = mode(text)?;
     let until_ms = milliseconds(until);
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -266,7 +266,7 @@ pub(super) async fn put_retention(
     expect_locks(door, &input.bucket).await?;
     let asked = input.retention.unwrap_or_default();
     let retention = match (asked.mode, asked.retain_until_date) {
-        (Some(mode), Some(until)) => Some(retention(mode.as_str(), until)?),
+        (Some(mode), Some(until)) => Some(retention(mode.as_str(), &until)?),
         // An empty element takes the retention away, where that is allowed.
         (None, None) => None,
         _ => {

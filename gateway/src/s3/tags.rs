@@ -51,10 +51,10 @@ fn checked(pairs: impl Iterator<Item = (String, String)>, most: usize) -> S3Resu
     for (key, value) in pairs {
         check(&key, &value)?;
         if tags.len() == most {
-            return Err(invalid(format!("there can be {most} tags at most")));
+            return Err(invalid(&format!("there can be {most} tags at most")));
         }
         if let Some(before) = tags.insert(key, value) {
-            return Err(invalid(format!(
+            return Err(invalid(&format!(
                 "Cannot provide multiple Tags with the same key (one has the value {before:?})"
             )));
         }
@@ -69,13 +69,13 @@ fn check(key: &str, value: &str) -> S3Result<()> {
     };
     let length = key.chars().count();
     if length == 0 || length > KEY_CHARS_MAX || !fits(key) {
-        return Err(invalid(format!(
+        return Err(invalid(&format!(
             "The TagKey you have provided is invalid: {key:?} (1 to {KEY_CHARS_MAX} letters, digits, \
              spaces and + - = . _ : / @)"
         )));
     }
     if value.chars().count() > VALUE_CHARS_MAX || !fits(value) {
-        return Err(invalid(format!(
+        return Err(invalid(&format!(
             "The TagValue you have provided is invalid: {value:?} (up to {VALUE_CHARS_MAX} letters, \
              digits, spaces and + - = . _ : / @)"
         )));
@@ -83,7 +83,7 @@ fn check(key: &str, value: &str) -> S3Result<()> {
     Ok(())
 }
 
-fn invalid(why: String) -> S3Error {
+fn invalid(why: &str) -> S3Error {
     s3_error!(InvalidTag, "{why}")
 }
 

@@ -1,6 +1,6 @@
 //! From an instance's spec to libvirt's domain XML: a pure function.
 //!
-//! 1. Text from users becomes attributes and text nodes of a tree; [`Element::write`] alone turns
+//! 1. Text from users becomes attributes and text nodes of a tree; `Element::write` alone turns
 //!    the tree into XML, escaping everything. Nothing is formatted into markup.
 //! 2. Disks have `cache='none'` (a file: `writeback`), so a guest's flush is a flush of the server,
 //!    and stop the guest on an I/O error instead of handing it to a file system.
@@ -9,10 +9,11 @@
 //! libvirt, "Domain XML format" (formatdomain.html) has the elements; the recipe for NBD over a
 //! unix socket is in its section "Hard drives, floppy disks, CDROMs".
 
+mod element;
+
 use crate::spec::{InstanceSpec, Network};
 use blockstore::{Error, Kind, Result, Subject};
-use quick_xml::Writer;
-use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
+use element::{Element, node};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -265,97 +266,6 @@ fn seed(path: &Path) -> Result<Element> {
         .child(node("readonly")))
 }
 
-/// An XML element. Names are ours; values may come from anywhere.
-struct Element {
-    name: &'static str,
-    attributes: Vec<(&'static str, String)>,
-    text: String,
-    children: Vec<Element>,
-}
-
-fn node(name: &'static str) -> Element {
-    Element {
-        name,
-        attributes: Vec::new(),
-        text: String::new(),
-        children: Vec::new(),
-    }
-}
-
-impl Element {
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.attributes.push((name, value.into()));
-        self
-    }
-
-    fn text(mut self, text: impl Into<String>) -> Self {
-        self.text = text.into();
-        self
-    }
-
-    fn child(mut self, child: Element) -> Self {
-        self.children.push(child);
-        self
-    }
-
-    fn document(&self) -> Result<String> {
-        self.check()?;
-        let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
-        let failed = |cause: String| {
-            Error::new(
-                Kind::Internal,
-                Subject::Record,
-                "the domain XML could not be written",
-            )
-            .because(cause)
-        };
-        self.write(&mut writer)
-            .map_err(|error| failed(error.to_string()))?;
-        let mut text =
-            String::from_utf8(writer.into_inner()).map_err(|error| failed(error.to_string()))?;
-        text.push('\n');
-        Ok(text)
-    }
-
-    fn write(&self, writer: &mut Writer<Vec<u8>>) -> std::io::Result<()> {
-        let mut start = BytesStart::new(self.name);
-        for (name, value) in &self.attributes {
-            start.push_attribute((*name, value.as_str()));
-        }
-        if self.children.is_empty() && self.text.is_empty() {
-            return writer.write_event(Event::Empty(start));
-        }
-        writer.write_event(Event::Start(start))?;
-        if !self.text.is_empty() {
-            writer.write_event(Event::Text(BytesText::new(&self.text)))?;
-        }
-        for child in &self.children {
-            child.write(writer)?;
-        }
-        writer.write_event(Event::End(BytesEnd::new(self.name)))
-    }
-
-    /// XML 1.0, 2.2 "Characters" lets no control character in, and attributes lose line breaks.
-    fn check(&self) -> Result<()> {
-        let foreign = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
-        let values = self
-            .attributes
-            .iter()
-            .map(|(_, value)| value)
-            .chain([&self.text]);
-        for value in values {
-            if value.contains(foreign) {
-                return Err(Error::new(
-                    Kind::Invalid,
-                    Subject::Record,
-                    format!("{value:?} for <{}> holds a control character", self.name),
-                ));
-            }
-        }
-        self.children.iter().try_for_each(Element::check)
-    }
-}
-
 fn utf8(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| {
         let context = format!("{} is not UTF-8; libvirt cannot be told it", path.display());
@@ -367,6 +277,7 @@ fn utf8(path: &Path) -> Result<&str> {
 mod tests {
     use super::*;
     use quick_xml::Reader;
+    use quick_xml::events::Event;
 
     fn spec() -> InstanceSpec {
         InstanceSpec {
