@@ -94,7 +94,7 @@ class People:
         return f"alice (a policy): {allowed} allowed, {refused} refused · mallory (another project): {strange} refused"
 
     def rows(self):
-        """The newest row of the journal about each of them, after it was held that none is missing."""
+        """The newest row of each sort about each of them; none may be missing."""
         events = [json.loads(line) for line in self.demo.infall("events", "--json").splitlines()]
         newest = []
         for name, (allowed, refused) in self.counts.items():
@@ -102,7 +102,7 @@ class People:
                 found = [event for event in events if event["kind"] == kind and event["actor"] == f"user/{name}"]
                 if len(found) < count:
                     raise Failed(f"{name}: {count} × {kind} happened, the journal has {len(found)}", "see `infall events`")
-                if found and (name, kind) != ("alice", "access.denied"):
+                if count:
                     newest.append(found[-1])
         return [f"{event['kind']:<14}  {event['actor']:<12}  {event['detail'].split(' by ')[0]:<13}  {event['subject']}" for event in newest]
 

@@ -143,12 +143,12 @@ class Demo:
             written = sum(after[name] - before[name] for name in ("written_client_bytes", "written_copy_bytes"))
             if written:
                 raise Failed(f"image add and clone wrote {written} bytes of payload; 0 were promised")
-            name = images[0]
-            step.text = f"{name[:8]}…{name[-2:]} (raw = qcow2) → root1, payload copied: {written} B"
-            step.figure = f"{milliseconds:.0f} ms"
             step.progress("two users: what each may, and that the rest is refused")
             self.people = people.People(self)
             self.people.at_data()
+            name = images[0]
+            step.text = f"{name[:8]}…{name[-2:]} (raw = qcow2) → root1, payload copied: {written} B"
+            step.figure = f"{milliseconds:.0f} ms"
             step.note(self.people.told())
 
     def boot(self):

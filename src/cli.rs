@@ -132,6 +132,9 @@ pub(crate) enum Command {
     /// Log in with an issuer's token: keys for a while
     Login(crate::login::Arguments),
     /// Forget the keys of a login
+    #[command(after_help = "\
+Examples:
+  infall logout                     the operator's own key counts again")]
     Logout,
     /// Projects and their quotas: create, ls, show, set-quota, rm
     Project {

@@ -239,15 +239,12 @@ fn a_certificate_opens_one_login_of_one_instance_until_it_expires() {
         alice.infall(&words)
     };
     assert_eq!(login("root@s1").ok(), "in as root\n");
-    // Another instance's certificate, another login's.
-    for target in ["root@s2", "nobody@s1"] {
-        let refused = login(target);
-        assert_eq!(refused.code, 255, "{target}: {refused:?}");
-        assert!(
-            refused.stderr.contains("Permission denied"),
-            "{target}: {refused:?}"
-        );
-    }
+    let refused = login("root@s2");
+    assert_eq!(
+        refused.code, 255,
+        "another instance's certificate: {refused:?}"
+    );
+    assert!(refused.stderr.contains("Permission denied"), "{refused:?}");
     // The remote command's exit code is ours.
     let words = [
         "vm",
@@ -262,7 +259,7 @@ fn a_certificate_opens_one_login_of_one_instance_until_it_expires() {
     assert_eq!(alice.infall(&words).code, 42);
 
     let before = site.last_event();
-    let (_, public) = sshd::key_pair(&site.folder().join("theirs"));
+    sshd::key_pair(&site.folder().join("theirs"));
     let file = site.folder().join("theirs.pub").display().to_string();
     let said = mallory
         .infall(&["vm", "ssh", "root@s1", "--certify", &file])
@@ -298,6 +295,12 @@ fn a_certificate_opens_one_login_of_one_instance_until_it_expires() {
             .starts_with("ssh-ed25519-cert-v01@openssh.com ")
     );
 
+    let key = site.folder().join("theirs");
+    let certificate = given["certificate"].as_str().unwrap();
+    std::fs::write(site.folder().join("theirs-cert.pub"), certificate).unwrap();
+    assert_eq!(sshd.login(&key, "root").code, 0);
+    assert_eq!(sshd.login(&key, "nobody").code, 255, "another login");
+
     for name in ["s1", "s2"] {
         alice.infall(&["vm", "rm", name, "--disks"]).ok();
     }
@@ -314,7 +317,6 @@ fn a_certificate_opens_one_login_of_one_instance_until_it_expires() {
     let expired = sign("then", "-2h:-1h");
     assert_eq!(expired.code, 255, "{expired:?}");
     assert!(sshd.log().contains("expired"), "{}", sshd.log());
-    drop(public);
 }
 
 #[test]
@@ -349,6 +351,9 @@ fn ssh_and_console_reach_a_guest_through_the_server() {
     root.infall(&run).ok();
 
     let inside = alice.infall(&["vm", "ssh", "root@g1", "--", "hostname; cat /proc/uptime"]);
+    if inside.code != 0 {
+        panic!("{inside:?}\n{}", root.infall(&["vm", "console", "g1"]).ok());
+    }
     let inside = inside.ok();
     assert!(inside.starts_with("g1\n"), "{inside}");
     // Enough to fill every buffer on the way.
@@ -378,9 +383,18 @@ fn ssh_and_console_reach_a_guest_through_the_server() {
     assert!(typed.contains("TYPED-42"), "{typed}");
     let shown = alice.infall(&["vm", "console", "g1"]).ok();
     assert!(shown.contains("TYPED-42"), "{shown}");
-    let first = alice.begin(&["vm", "console", "g1", "--attach"]);
+    let attach = ["vm", "console", "g1", "--attach"];
+    site.until("the console is free", Duration::from_secs(20), || {
+        root.infall(&attach).code == 0
+    });
+    let mut first = alice.begin(&attach);
     site.until("the console is taken", Duration::from_secs(20), || {
-        root.infall(&["vm", "console", "g1", "--attach"]).code == 5
+        std::thread::sleep(Duration::from_secs(1));
+        // Another may just be on the way out.
+        if first.has_ended() {
+            first = alice.begin(&attach);
+        }
+        root.infall(&attach).code == 5
     });
     // Who loses the grant loses the console.
     root.infall(&["user", "detach", "root/alice", "VMOperator"])

@@ -158,7 +158,8 @@ impl Access {
             context,
             granted: None,
         };
-        let decision = self.decide_assume(caller, &need, &role.project, &role.name, Some(issuer))?;
+        let decision =
+            self.decide_assume(caller, &need, &role.project, &role.name, Some(issuer))?;
         Ok(decision.allowed)
     }
 

@@ -329,7 +329,10 @@ mod tests {
         assert_eq!(trim(&catalog, &keep(100), 10).unwrap(), 0);
         let error = after(&catalog, 17, 3).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
-        assert!(error.to_string().contains("begin again at 0 or 2400"), "{error}");
+        assert!(
+            error.to_string().contains("begin again at 0 or 2400"),
+            "{error}"
+        );
         assert_eq!(after(&catalog, 2400, 1).unwrap()[0].seq, 2401);
         assert_eq!(after(&catalog, 0, 1).unwrap()[0].seq, 2401);
         // By age everything may go but the last one, which says where numbers go on.

@@ -10,7 +10,7 @@ mod reserved;
 mod s3;
 mod sts;
 
-pub use reserved::{RESERVED_BUCKETS, check_bucket, reserved_bucket};
 pub use query::{is_query, query_service};
+pub use reserved::{RESERVED_BUCKETS, check_bucket, reserved_bucket};
 pub use s3::s3_service;
 pub use sts::login::{LoginIssuer, LoginIssuers, LoginRoles, RolesAsk, login_service};

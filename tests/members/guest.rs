@@ -9,6 +9,7 @@ use vmctl::cpio::Archive;
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
+chmod 755 /
 mkdir -p /proc /sys /dev /run/sshd /seed /var/empty /root /tmp
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/pts; mount -t devpts devpts /dev/pts
@@ -17,13 +18,12 @@ for i in 1 2 3 4 5 6 7 8 9 10; do mount -t iso9660 -o ro /dev/sr0 /seed 2>/dev/n
 hostname "$(sed -n 's/^local-hostname: *"\(.*\)"/\1/p' /seed/meta-data)"
 ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
 sh /seed/vendor-data || echo VENDOR-DATA-FAILED
-/usr/sbin/sshd -e 2>/tmp/sshd.log && echo SSHD-UP || { echo SSHD-FAILED; cat /tmp/sshd.log; }
+/usr/sbin/sshd -E /dev/ttyS0 && echo SSHD-UP || echo SSHD-FAILED
 exec setsid -c sh </dev/ttyS0 >/dev/ttyS0 2>&1
 "#;
 
 /// As Debian's, as far as it matters here.
-const SSHD_CONFIG: &str =
-    "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM no\nPasswordAuthentication no\n";
+const SSHD_CONFIG: &str = "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM no\nPasswordAuthentication no\nLogLevel VERBOSE\n";
 
 /// Kernel and initramfs.
 pub(crate) fn with_sshd(folder: &Path) -> (String, String) {

@@ -231,6 +231,10 @@ impl Person {
 pub(crate) struct Begun(Child);
 
 impl Begun {
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn ends_within(mut self, limit: Duration) {
         lab::eventually("the end of a command", limit, || {
             self.0.try_wait().unwrap().is_some()

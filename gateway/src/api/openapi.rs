@@ -69,9 +69,15 @@ mod tests {
             .collect();
         for operation in operations() {
             let (_, path) = operation.split_once(' ').unwrap();
-            let added_by_the_program = ["/vms", "/hosts", "/mounts", "/tickets", "/volumes/{volume}/tickets"]
-                .iter()
-                .any(|start| path.starts_with(start));
+            let added_by_the_program = [
+                "/vms",
+                "/hosts",
+                "/mounts",
+                "/tickets",
+                "/volumes/{volume}/tickets",
+            ]
+            .iter()
+            .any(|start| path.starts_with(start));
             assert!(
                 own.contains(&operation) || added_by_the_program,
                 "nobody answers {operation}"

@@ -324,7 +324,10 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    #[allow(clippy::needless_pass_by_value, reason = "each test writes its value down in place")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "each test writes its value down in place"
+    )]
     fn read(value: Value) -> Result<Given, String> {
         Given::read(&value, &Node::default()).map_err(|failure| failure.message().to_owned())
     }

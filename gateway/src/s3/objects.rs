@@ -349,7 +349,8 @@ pub(super) async fn delete(
     let mut condition = condition::of_write(input.if_match.as_ref(), None)?;
     condition.modified_ms = input
         .if_match_last_modified_time
-        .as_ref().map(condition::milliseconds);
+        .as_ref()
+        .map(condition::milliseconds);
     condition.length_bytes = input.if_match_size.map(condition::size);
     let bucket = input.bucket;
     let asked = Delete {
@@ -519,7 +520,10 @@ fn to_delete(object: ObjectIdentifier, bypass_governance: bool) -> S3Result<Dele
         version: object.version_id.filter(|version| !version.is_empty()),
         condition: Precondition {
             if_match: wanted.into_iter().collect(),
-            modified_ms: object.last_modified_time.as_ref().map(condition::milliseconds),
+            modified_ms: object
+                .last_modified_time
+                .as_ref()
+                .map(condition::milliseconds),
             length_bytes: object.size.map(condition::size),
             ..Precondition::default()
         },

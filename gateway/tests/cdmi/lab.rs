@@ -131,7 +131,10 @@ impl Server {
     }
 
     /// Asks one row, which must be answered as it says.
-    #[allow(clippy::needless_pass_by_value, reason = "rows are written down where they are asked")]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "rows are written down where they are asked"
+    )]
     pub(crate) fn expect(&self, row: Row) -> Answer {
         let answer = self.ask(&row);
         if let Err(why) = row.judge(&answer) {

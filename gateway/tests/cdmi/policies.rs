@@ -95,7 +95,10 @@ fn every_operation_is_refused_without_its_action_and_done_with_it() {
     let object = |body: serde_json::Value| move |row: Row| row.json(OBJECT, &body);
     let container = |body: serde_json::Value| move |row: Row| row.json(CONTAINER, &body);
     let value = object(json!({"value": "x"}));
-    #[allow(clippy::type_complexity, reason = "a table: the row, its actions, its status")]
+    #[allow(
+        clippy::type_complexity,
+        reason = "a table: the row, its actions, its status"
+    )]
     let rows: Vec<(Row, &[(&str, &str)], u16)> = vec![
         (
             get("list the root", "/cdmi/").accept(CONTAINER),
