@@ -13,10 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Where to mount, and how.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "\
-Shows volumes/NAME.raw (sparse, writable, bootable), buckets/ (written as directories), snapshots/ and
-images/ (read-only). A file in a bucket is published as an object when it is closed or synced.
-The mount is the server's: it ends with the server, and the directory is one of its machine. It acts as
-you, whoever uses it; --allow-other wants a grant of mount:Create with infall:AllowOther true.
+Shows volumes/NAME.raw (sparse, writable, bootable), buckets/ (written as directories), snapshots/
+and images/ (read-only). A file in a bucket is published as an object when it is closed or synced.
+The mount is the server's: it ends with the server, and the directory is one of its machine. It acts
+as you, whoever uses it; --allow-other wants a grant of mount:Create with infall:AllowOther true.
 
 Examples:
   infall mount /mnt/infall                       until Ctrl-C
