@@ -6,11 +6,9 @@ pub mod cdmi;
 pub mod dav;
 mod iam;
 mod query;
-mod reserved;
 mod s3;
 mod sts;
 
 pub use query::{is_query, query_service};
-pub use reserved::{RESERVED_BUCKETS, check_bucket, reserved_bucket};
 pub use s3::s3_service;
 pub use sts::login::{LoginIssuer, LoginIssuers, LoginRoles, RolesAsk, login_service};

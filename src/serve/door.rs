@@ -9,7 +9,7 @@
 //! | `/`, a form posted | IAM and STS |
 //! | anything else | S3 |
 //!
-//! No bucket can be made under a name that begins a path here: [`gateway::reserved_bucket`].
+//! No bucket can be made under a name that begins a path here: [`blockstore::object::reserved_bucket`].
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
@@ -145,7 +145,7 @@ mod tests {
         }
         for prefix in [PREFIX, CDMI_PREFIX, DAV_PREFIX, LOGIN_PREFIX] {
             let first = prefix.trim_start_matches('/').split('/').next().unwrap();
-            assert!(gateway::reserved_bucket(first), "{first}");
+            assert!(blockstore::object::reserved_bucket(first), "{first}");
         }
     }
 }

@@ -106,6 +106,7 @@ pub(super) fn create(
     mut config: BucketConfig,
 ) -> Result<Bucket> {
     check_name(name)?;
+    super::reserved::check(name)?;
     if config.lock.is_some() {
         config.versioning = Versioning::Enabled;
     }

@@ -385,6 +385,11 @@ fn buckets_are_made_and_removed_as_directories() {
         errno(std::fs::create_dir(lab.path("buckets/No_Bucket"))),
         libc::EINVAL
     );
+    // A bucket of that name could not be reached by S3: the path leads to WebDAV.
+    assert_eq!(
+        errno(std::fs::create_dir(lab.path("buckets/dav"))),
+        libc::EINVAL
+    );
     std::fs::write(made.join("file"), b"x").unwrap();
     assert_eq!(errno(std::fs::remove_dir(&made)), libc::ENOTEMPTY);
     assert_eq!(

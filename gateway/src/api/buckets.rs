@@ -99,7 +99,6 @@ async fn create(
     Extension(who): Extension<Who>,
     Json(ask): Json<BucketCreate>,
 ) -> Reply<(StatusCode, Json<Bucket>)> {
-    crate::check_bucket(&ask.name)?;
     let bucket = run(move || store.bucket_create(&who, &ask.name).map_err(Problem::from)).await?;
     Ok((StatusCode::CREATED, Json(bucket)))
 }

@@ -280,7 +280,6 @@ fn create(work: &Work, bucket: &str, prefix: &str, body: &Members) -> Reply<()> 
     };
     if prefix.is_empty() {
         work.may_bucket("s3:CreateBucket", bucket)?;
-        crate::check_bucket(bucket)?;
         work.store().bucket_create(&work.who(), bucket)?;
         return keep_of_bucket(work, bucket, given, Slot::default());
     }

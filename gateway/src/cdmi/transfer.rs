@@ -263,7 +263,6 @@ fn make_room(work: &Work, bucket: &str, prefix: &str, source: (&str, &str)) -> R
     }
     if prefix.is_empty() {
         work.may_bucket("s3:CreateBucket", bucket)?;
-        crate::check_bucket(bucket)?;
         work.store().bucket_create(&work.who(), bucket)?;
         return Ok(());
     }

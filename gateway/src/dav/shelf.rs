@@ -138,7 +138,6 @@ pub(super) fn buckets(store: &Store, session: &Session) -> Result<Vec<Bucket>> {
 pub(super) fn make_collection(store: &Store, session: &Session, place: &Place) -> Result<()> {
     if place.is_bucket() {
         session.may("s3:CreateBucket", &Resource::Bucket(&place.bucket))?;
-        crate::check_bucket(&place.bucket)?;
         return store
             .bucket_create(&session.who(), &place.bucket)
             .map(|_| ());

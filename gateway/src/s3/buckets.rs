@@ -92,7 +92,6 @@ pub(super) async fn create(
         ..BucketConfig::default()
     };
     let name = input.bucket;
-    crate::check_bucket(&name).map_err(super::error::failed)?;
     let location = format!("/{name}");
     let again = door.region == FIRST_REGION;
     let made = door

@@ -1,12 +1,12 @@
 //! Names that no bucket gets, because a path that begins with them leads to another door.
 //!
-//! Every door that makes buckets asks [`check_bucket`] first.
+//! Making a bucket asks here, so that no door can make one that another cannot reach.
 
-use blockstore::{Error, Kind, Result, Subject};
+use crate::{Error, Kind, Result, Subject};
 
 /// First segments of paths that are not S3's, now or by the standards we speak: a bucket of such a
 /// name could be made and then not be reached.
-pub const RESERVED_BUCKETS: &[&str] = &[
+const RESERVED_BUCKETS: &[&str] = &[
     "api",
     "cdmi",
     "cdmi_capabilities",
@@ -30,7 +30,7 @@ pub fn reserved_bucket(name: &str) -> bool {
 }
 
 /// Invalid for a name that is kept back.
-pub fn check_bucket(name: &str) -> Result<()> {
+pub(super) fn check(name: &str) -> Result<()> {
     if !reserved_bucket(name) {
         return Ok(());
     }
@@ -49,14 +49,14 @@ mod tests {
         for name in [
             "api", "cdmi", "dav", "metrics", "iam", "sts", "login", "oidc",
         ] {
-            let error = check_bucket(name).unwrap_err();
+            let error = check(name).unwrap_err();
             assert_eq!(
                 (error.kind(), error.subject()),
                 (Kind::Invalid, Subject::Bucket)
             );
         }
         for name in ["apis", "my-cdmi", "dave"] {
-            assert!(check_bucket(name).is_ok(), "{name}");
+            assert!(check(name).is_ok(), "{name}");
         }
     }
 }
