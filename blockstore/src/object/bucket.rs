@@ -12,9 +12,6 @@ use crate::catalog::{Catalog, Rows, keys};
 use crate::{Entry, Error, Kind, Result, Store, Subject, Who, clock};
 use serde::{Deserialize, Serialize};
 
-/// Names that a bucket cannot have because a door answers under them.
-const RESERVED: [&str; 1] = ["api"];
-
 /// How a bucket treats its objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -106,7 +103,6 @@ pub(super) fn create(
     mut config: BucketConfig,
 ) -> Result<Bucket> {
     check_name(name)?;
-    super::reserved::check(name)?;
     if config.lock.is_some() {
         config.versioning = Versioning::Enabled;
     }
@@ -273,10 +269,7 @@ fn check_name(name: &str) -> Result<()> {
     {
         return refused("looks like an IP address");
     }
-    if RESERVED.contains(&name) {
-        return refused("is reserved for the server's own interface");
-    }
-    Ok(())
+    super::reserved::check(name)
 }
 
 #[cfg(test)]
