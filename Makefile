@@ -4,7 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 export PATH := $(shell scripts/cargo-tools --path):$(PATH)
 
-.PHONY: demo test bench sim soak help
+.PHONY: demo test bench sim soak compat help
 
 demo:           ## the main job from end to end on this machine, nine steps
 	@command -v python3 >/dev/null || scripts/packages
@@ -34,12 +34,21 @@ bench:          ## make bench AREA=engine|nbd|s3: measure, beside peers where th
 	cargo bench --bench "$(AREA)" --locked
 
 SEEDS ?= 100
-sim:            ## make sim SEEDS=n: simulated power cuts of the value log; INFALL_SIM_SEED=… repeats one
+sim:            ## make sim SEEDS=n: power cuts of the value log, faults of replication; INFALL_SIM_SEED=… repeats one
+	INFALL_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p replica --lib nothing_acknowledged -- --nocapture
 	INFALL_SIM_SEEDS=$(SEEDS) cargo test --release --locked -p blockstore --lib no_answered_flush -- --nocapture
 
 MINUTES ?= 10
 soak:           ## make soak MINUTES=n: kill -9 the server again and again under a guest that writes
 	@demo/soak $(MINUTES)
+
+SUITE ?=
+compat:         ## make compat [SUITE=…]: a Debian image with cloud-init; ceph/s3-tests
+	@scripts/packages --compat --check || scripts/packages --compat
+	cargo build --release --locked
+	INFALL="$${CARGO_TARGET_DIR:-target}/release/infall" tests/compat/cloud-image.sh
+	@if [ -n "$(SUITE)" ]; then INFALL="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/release/infall" tests/compat/s3-tests.sh "$(SUITE)"; \
+	else echo "ceph/s3-tests are not run: make compat SUITE=a checkout at 8f0ae7b (docs/S3.md)"; fi
 
 help:           ## this list
 	@sed -n 's/^\([a-z]*\): *## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
