@@ -41,6 +41,10 @@ id!(
     MapId, u64, "map-"
 );
 id!(
+    /// One `infall serve` of a cluster. The catalog gives it at the join, and never again.
+    NodeId, u64, "node-"
+);
+id!(
     /// An append-only file of this node.
     SegmentId, u64, "seg-"
 );

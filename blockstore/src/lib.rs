@@ -12,6 +12,7 @@ pub mod image;
 mod index;
 mod journal;
 pub mod object;
+mod peer;
 mod records;
 #[cfg(test)]
 mod simulation;
@@ -19,9 +20,12 @@ mod store;
 mod valuelog;
 pub mod volume;
 
+pub use catalog::Backup;
 pub use engine::View;
 pub use error::{Error, Kind, Result, Subject};
-pub use id::{BLOCK, Birth, Epoch, LEAF, LEAF_BLOCKS, LogId, Lsn, MapId, SealedMap, SegmentId};
+pub use id::{
+    BLOCK, Birth, Epoch, LEAF, LEAF_BLOCKS, LogId, Lsn, MapId, NodeId, SealedMap, SegmentId,
+};
 pub use journal::{Entry, Event, Keep, Who};
 pub use object::ObjectWriter;
 pub use store::{CheckReport, Collected, Options, Stats, Store};
