@@ -8,10 +8,11 @@
 //! segments/   the value log
 //! ```
 
-use crate::catalog::Catalog;
+use crate::catalog::{Backup, Catalog};
 use crate::catalog::keys;
 use crate::engine::names::Names;
 use crate::engine::{Engine, EngineOptions};
+use crate::image::trust::Rules;
 use crate::index::Index;
 use crate::index::rocks::RocksTables;
 use crate::object::{upgrade, usage};
@@ -37,6 +38,8 @@ pub struct Options {
     pub collector: bool,
     /// Memory for the index's blocks.
     pub cache_bytes: usize,
+    /// Which images may be used.
+    pub images: Rules,
 }
 
 impl Default for Options {
@@ -46,6 +49,7 @@ impl Default for Options {
             reserve_bytes: 256 << 20,
             collector: true,
             cache_bytes: 128 << 20,
+            images: Rules::default(),
         }
     }
 }
@@ -166,17 +170,9 @@ impl Store {
         let segments = directory.join("segments");
         let disk = Directory::open(segments.clone())
             .map_err(|failure| Error::io("create", &segments, failure))?;
-        let boot = catalog.transact(|txn| {
-            let boot = match txn.get(BOOT)? {
-                Some(row) => keys::decode::<BootRow>(BOOT, &row)?.boot + 1,
-                None => 1,
-            };
-            txn.put(BOOT, keys::encode(&BootRow { boot })?);
-            Ok(boot)
-        })?;
         let settings = Settings {
             store: *id.as_bytes(),
-            boot,
+            boot: catalog.boot(),
             segment_bytes: options.segment_bytes,
             reserve_bytes: options.reserve_bytes,
         };
@@ -210,9 +206,35 @@ impl Store {
         })
     }
 
+    /// Waits until everything shows here that was changed, on whichever node, before this call. On one
+    /// node that is always so.
+    pub fn catch_up(&self) -> Result<()> {
+        self.shared.catalog.catch_up()
+    }
+
+    /// Writes the catalog as it is at one moment to a new file. [`Kind::Conflict`] if there is one.
+    pub fn catalog_backup(&self, path: &Path) -> Result<Backup> {
+        self.shared.catalog.backup(path)
+    }
+
+    /// Makes the catalog of a data directory that has none from a backup, while no server runs on it.
+    /// [`Kind::Conflict`] if it has one.
+    pub fn catalog_restore(directory: &Path, file: &Path) -> Result<Backup> {
+        std::fs::create_dir_all(directory)
+            .map_err(|failure| Error::io("create", directory, failure))?;
+        let _lock = take_lock(directory)?;
+        identity(directory)?;
+        Catalog::restore(&directory.join("catalog"), file)
+    }
+
     /// The store's id, a UUID made with its directory.
     pub fn id(&self) -> &str {
         &self.shared.id
+    }
+
+    /// Which images may be used.
+    pub(crate) fn image_rules(&self) -> &Rules {
+        &self.shared.options.images
     }
 
     /// The data directory.
@@ -382,13 +404,6 @@ impl Drop for Shared {
             );
         }
     }
-}
-
-const BOOT: &[u8] = b"boot";
-
-#[derive(Serialize, Deserialize)]
-struct BootRow {
-    boot: u64,
 }
 
 fn take_lock(directory: &Path) -> Result<std::fs::File> {

@@ -1,12 +1,17 @@
-//! The one thread that writes the catalog: takes changes, runs them over one overlay, syncs, answers.
+//! The one thread of this node that changes the catalog: takes changes, runs them over one overlay, has
+//! the batch carried to where it is durable, answers.
+//!
+//! Where that is, a [`Carrier`] says: this node's disk ([`super::local`]), or the group that several
+//! nodes keep the catalog in ([`super::raft`]).
 
 use super::txn::Overlay;
 use super::{Txn, disk_is_full};
 use crate::{Error, Kind, Result, Subject};
-use rocksdb::{DB, WriteBatch, WriteOptions};
+use rocksdb::{DB, Snapshot, WriteOptions};
 use std::any::Any;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +20,42 @@ use std::time::{Duration, Instant};
 pub(super) const CHANGES_QUEUED_MAX: usize = 1024;
 /// Changes in one batch.
 const GROUP_MAX: usize = 256;
+/// Bytes that a batch may have before another change joins it.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Carries finished batches to where they are durable. Only the committing thread calls it.
+pub(super) trait Carrier: Send {
+    /// The rows that the next group's changes run over. Until [`Self::carry`] nobody else changes them,
+    /// or else the batch is refused there.
+    fn base<'a>(&mut self, database: &'a DB) -> Result<Base<'a>, Failure>;
+    /// Makes what a group changed durable and visible here; with nothing changed, makes sure that what
+    /// the group read was still true after it began.
+    fn carry(&mut self, changed: &Overlay) -> Result<(), Failure>;
+    /// How long no change may come before [`Self::rest`] is called.
+    fn rests_after(&self) -> Option<Duration> {
+        None
+    }
+    /// There is nothing to do for now.
+    fn rest(&mut self) {}
+}
+
+/// What a group's changes run over.
+pub(super) struct Base<'a> {
+    /// All rows as they are then.
+    pub(super) rows: Snapshot<'a>,
+    /// The number of the next event in the journal.
+    pub(super) seq_next: u64,
+}
+
+/// Why a batch was not carried.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    /// This node's disk failed: nothing more is changed until the catalog is opened again.
+    Disk(String),
+    /// The changes of this group failed, later ones may do better.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for members of a group"))]
+    Group(Kind, String),
+}
 
 /// A caller's change on its way through the thread.
 pub(super) trait Change: Send {
@@ -147,7 +188,13 @@ impl Committed {
         self.state().fail_next = Some(text.into());
     }
 
-    fn refuse(&self, text: &str) {
+    /// The failure that a test wants the next write to meet.
+    #[cfg(test)]
+    pub(super) fn failing(&self) -> Option<String> {
+        self.state().fail_next.take()
+    }
+
+    pub(super) fn refuse(&self, text: &str) {
         let kind = if disk_is_full(text) {
             Kind::NoSpace
         } else {
@@ -163,7 +210,7 @@ impl Committed {
         self.state().refusal = Some((kind, text));
     }
 
-    fn grow(&self, seq_last: u64) {
+    pub(super) fn grow(&self, seq_last: u64) {
         let mut state = self.state();
         if state.seq_last < seq_last {
             state.seq_last = seq_last;
@@ -180,76 +227,104 @@ impl Committed {
 pub(super) fn start(
     database: Arc<DB>,
     committed: Arc<Committed>,
+    mut carrier: Box<dyn Carrier>,
     queue: Receiver<Box<dyn Change>>,
 ) -> std::io::Result<JoinHandle<()>> {
     let run = move || {
-        let mut seq_next = committed.state().seq_last + 1;
-        while let Ok(first) = queue.recv() {
-            let mut group = vec![first];
-            group.extend(queue.try_iter().take(GROUP_MAX - 1));
-            commit(&database, &committed, group, &mut seq_next);
+        let mut waiting = VecDeque::new();
+        while let Some(first) = next(&mut waiting, &queue, carrier.as_mut()) {
+            let mut group = VecDeque::from([first]);
+            group.append(&mut waiting);
+            group.extend(queue.try_iter().take(GROUP_MAX.saturating_sub(group.len())));
+            waiting = commit(&database, &committed, carrier.as_mut(), group);
         }
+        carrier.rest();
     };
     std::thread::Builder::new()
         .name("catalog".into())
         .spawn(run)
 }
 
+/// The next change to run; `None` when there will be none.
+fn next(
+    waiting: &mut VecDeque<Box<dyn Change>>,
+    queue: &Receiver<Box<dyn Change>>,
+    carrier: &mut dyn Carrier,
+) -> Option<Box<dyn Change>> {
+    if let Some(first) = waiting.pop_front() {
+        return Some(first);
+    }
+    if let Some(patience) = carrier.rests_after() {
+        match queue.recv_timeout(patience) {
+            Ok(first) => return Some(first),
+            Err(RecvTimeoutError::Timeout) => carrier.rest(),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+    queue.recv().ok()
+}
+
+/// Runs changes of the group until their batch is large enough, and answers them; returns the others.
 fn commit(
     database: &DB,
     committed: &Committed,
-    mut group: Vec<Box<dyn Change>>,
-    seq_next: &mut u64,
-) {
-    if committed.refusal().is_none() {
-        let mut batch = Overlay::new();
-        let mut seq = *seq_next;
-        for change in &mut group {
-            let mut txn = Txn::new(database, &batch, seq);
-            if change.run(&mut txn) {
-                let (own, next) = txn.into_changes();
-                batch.extend(own);
-                seq = next;
-            }
+    carrier: &mut dyn Carrier,
+    mut group: VecDeque<Box<dyn Change>>,
+) -> VecDeque<Box<dyn Change>> {
+    let mut done = Vec::new();
+    let mut failure = committed.refusal();
+    if failure.is_none() {
+        let outcome = carrier.base(database).and_then(|base| {
+            let batch = run(&base, &mut group, &mut done);
+            drop(base);
+            carrier.carry(&batch)
+        });
+        if let Err(Failure::Disk(text)) = &outcome {
+            committed.refuse(text);
         }
-        match write(database, committed, batch) {
-            Ok(()) => {
-                *seq_next = seq;
-                committed.grow(seq - 1);
-            }
-            Err(text) => committed.refuse(&text),
-        }
+        // After a failed batch even a refusal may rest on what another change of the group had put: all
+        // get the failure.
+        failure = match outcome {
+            Ok(()) | Err(Failure::Disk(_)) => committed.refusal(),
+            Err(Failure::Group(kind, text)) => Some(Error::new(kind, Subject::Store, text)),
+        };
     }
-    // After a failed batch even a refusal may rest on what another change of the group had put: all
-    // get the failure.
-    for change in group {
-        change.answer(committed.refusal());
+    if done.is_empty() {
+        done.extend(group.drain(..));
     }
+    for change in done {
+        let failure = failure
+            .as_ref()
+            .map(|failure| Error::new(failure.kind(), failure.subject(), failure.to_string()));
+        change.answer(failure);
+    }
+    group
 }
 
-#[cfg_attr(not(test), allow(unused_variables))]
-fn write(
-    database: &DB,
-    committed: &Committed,
-    changed: Overlay,
-) -> std::result::Result<(), String> {
-    if changed.is_empty() {
-        return Ok(());
-    }
-    #[cfg(test)]
-    if let Some(text) = committed.state().fail_next.take() {
-        return Err(text);
-    }
-    let mut batch = WriteBatch::default();
-    for (key, value) in changed {
-        match value {
-            Some(value) => batch.put(key, value),
-            None => batch.delete(key),
+fn run(
+    base: &Base<'_>,
+    group: &mut VecDeque<Box<dyn Change>>,
+    done: &mut Vec<Box<dyn Change>>,
+) -> Overlay {
+    let mut batch = Overlay::new();
+    let mut bytes = 0;
+    let mut seq_next = base.seq_next;
+    while bytes < GROUP_BYTES_MAX
+        && let Some(mut change) = group.pop_front()
+    {
+        let mut txn = Txn::new(&base.rows, &batch, seq_next);
+        if change.run(&mut txn) {
+            let (own, next) = txn.into_changes();
+            bytes += own
+                .iter()
+                .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
+                .sum::<usize>();
+            batch.extend(own);
+            seq_next = next;
         }
+        done.push(change);
     }
-    database
-        .write_opt(batch, &synced())
-        .map_err(|cause| cause.to_string())
+    batch
 }
 
 /// Every write reaches the device before it is answered.

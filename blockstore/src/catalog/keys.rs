@@ -9,7 +9,6 @@
 //! |---|---|
 //! | `format` | `{"v":1}`; a newer one is refused |
 //! | `ids` | `{"v":1,"next":n}`: map ids below n are given out or reserved |
-//! | `run` | `{"v":1,"first":n}`: every map below n has a row or is gone |
 //! | `j/` seq u64 | event of the journal |
 //! | `journal-trim` | `{"v":1,"through":n}`: events up to n were removed for their age or number |
 //! | `map/` map u64 | [`MapRow`](super::MapRow) |
@@ -29,14 +28,30 @@
 //! | `part/` id `/` number u32 | `{"v":1,"seq":n,"part":{…}}` |
 //! | `edit/` map u64 | `{"v":1,"bucket":…,"key":…}`: an editor of that object writes this map; `edit:<map>` pins its head |
 //! | `r/` kind `/` name | `{"v":1,"value":…}`: record of another layer |
-//! | `boot` | `{"v":1,"boot":n}`: how often the store was opened |
+//! | `member-ids` | `{"v":1,"next":n}`: node ids below n are given out |
+//! | `member/` node u64 | `{"v":1,"incarnation":…,"address":…,"gone":bool}`: who has, or had, this node id |
+//! | `recovery` | `{"v":1,"generation":n}`: how often one node's state was made the whole group |
 //! | `volume/` name | volume |
 //! | `snapshot/` id, `snapshot-name/` name | snapshot; `{"v":1,"id":…}` |
 //! | `image/` id, `image-name/` name | image; `{"v":1,"id":…}` |
 //!
+//! Rows under `node/` are this node's own: written directly, in no batch of the group, in no snapshot,
+//! in no backup.
+//!
+//! | key | value |
+//! |---|---|
+//! | `node/boot` | `{"v":1,"boot":n}`: how often the store was opened |
+//! | `node/ids` | `{"v":1,"ranges":[{"start":n,"end":n},…]}`: map ids this node has reserved and of which some may be left without a row |
+//! | `node/group` | `{"v":1,"group":…,"node":n,"incarnation":…,"generation":n}`: its place in a group |
+//! | `node/applied` | `{"v":1,"version":n,"at":…,"last":[[node,boot,number],…]}`: up to where the group's log is in the rows |
+//! | `node/members` | `{"v":1,"at":…,"members":…}`: the group's members as of then |
+//! | `node/snapshot` | `{"v":1,"at":…}`: the log up to here need not be kept |
+//!
 //! Rows are JSON objects with a version `v`; a row of a newer version is refused, not guessed at.
 //! The row `format` alone has another version: 2 since versions, locks and usage are kept, which an older
-//! release would not keep. A catalog of format 1 is counted once and becomes one of format 2.
+//! release would not keep; 3 since what is a node's own lies under `node/`, where an older release would
+//! not look for the boot counter. A catalog of format 1 is counted once and becomes one of format 3; of
+//! one of format 2, the rows `boot` and `run` move.
 //! In `ov/` each zero byte of a key is followed by `ff`, so that all versions of a key lie together, the
 //! newest first, and keys keep their order.
 //! Holders of pins: `object:<bucket>/<key>#<seq>` (where it was born), `frozen:<id>#<seq>`, `part:<id>/<number>#<seq>`, `map:<id>`,
@@ -49,11 +64,26 @@ use serde::{Deserialize, Serialize};
 /// Version of every row but `format`.
 pub(crate) const VERSION: u32 = 1;
 /// Version of the catalog as a whole.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 
 pub(crate) const FORMAT: &[u8] = b"format";
 pub(super) const IDS: &[u8] = b"ids";
-pub(super) const RUN: &[u8] = b"run";
+pub(super) const MEMBER_IDS: &[u8] = b"member-ids";
+#[cfg_attr(not(test), allow(dead_code, reason = "for members of a group"))]
+pub(super) const MEMBERS: &[u8] = b"member/";
+pub(super) const RECOVERY: &[u8] = b"recovery";
+/// What all rows begin with that are this node's own.
+pub(super) const NODE: &[u8] = b"node/";
+pub(super) const NODE_BOOT: &[u8] = b"node/boot";
+pub(super) const NODE_IDS: &[u8] = b"node/ids";
+pub(super) const NODE_GROUP: &[u8] = b"node/group";
+pub(super) const NODE_APPLIED: &[u8] = b"node/applied";
+pub(super) const NODE_MEMBERS: &[u8] = b"node/members";
+pub(super) const NODE_SNAPSHOT: &[u8] = b"node/snapshot";
+/// Of formats 1 and 2: `{"v":1,"boot":n}`, now [`NODE_BOOT`].
+pub(super) const OLD_BOOT: &[u8] = b"boot";
+/// Of formats 1 and 2: `{"v":1,"first":n}`, every map below n has a row or is gone; now [`NODE_IDS`].
+pub(super) const OLD_RUN: &[u8] = b"run";
 pub(crate) const JOURNAL: &[u8] = b"j/";
 pub(crate) const JOURNAL_TRIM: &[u8] = b"journal-trim";
 pub(crate) const MAPS: &[u8] = b"map/";
@@ -115,6 +145,12 @@ pub(crate) fn parse_pin(key: &[u8]) -> Result<(MapId, Lsn, &str)> {
         ))
     };
     parse().ok_or_else(|| corrupt_key(key))
+}
+
+/// Who has a node id.
+#[cfg_attr(not(test), allow(dead_code, reason = "for members of a group"))]
+pub(super) fn member(node: u64) -> Vec<u8> {
+    joined(&[MEMBERS, &node.to_be_bytes()])
 }
 
 pub(super) fn loose(map: MapId) -> Vec<u8> {

@@ -1,8 +1,10 @@
 //! The catalog: names, pins, journal. A RocksDB database of its own, with write-ahead log and sync.
 //!
-//! 1. One thread owns writes. A change runs there over an overlay, so changes never race, and a
-//!    precondition checked in a change holds when the change commits.
-//! 2. What changes put reaches the disk in one synced batch per group; a change is answered after that.
+//! 1. One thread owns this node's changes. A change runs there over an overlay, so changes never race,
+//!    and a precondition checked in a change holds when the change commits. Between nodes that keep a
+//!    catalog together, [`raft`] sees to it.
+//! 2. What changes put is durable in one batch per group: on this node's disk with one sync, or on the
+//!    disks of most members. A change is answered after that.
 //! 3. A change that fails or panics leaves no trace; the others of its group commit.
 //! 4. Readers outside the thread see only what is durable, and never wait for writers.
 //! 5. After a failed batch every further change is refused until the catalog is opened again: nobody
@@ -11,30 +13,37 @@
 //! ```text
 //! callers ──transact──▶ bounded queue ──▶ committing thread: run ≤ 256 changes over one overlay
 //!    ▲                                              │
-//!    └──────────────── answers ◀── one WriteBatch, synced
+//!    └──────────────── answers ◀── one batch, carried: local: one synced write
+//!                                                      raft:  one entry of the group's log
 //! ```
 //!
 //! Keys and rows: [`keys`].
 
+mod backup;
 mod committer;
 pub(crate) mod keys;
+mod local;
 mod open;
 mod pins;
+pub(crate) mod raft;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod txn;
 
 use crate::{Error, Kind, LogId, Lsn, MapId, Result, SealedMap, Subject};
-use committer::{CHANGES_QUEUED_MAX, Change, Committed, Pending};
+use committer::{CHANGES_QUEUED_MAX, Carrier, Change, Committed, Pending, synced};
+use open::{IdsOfNodeRow, IdsRow};
 use rocksdb::{DB, ReadOptions, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
+pub use backup::Backup;
 pub(crate) use txn::Txn;
 
 /// The lsn under which a volume's writable head is pinned: one mechanism for heads and seals.
@@ -87,43 +96,87 @@ struct Inner {
     committer: Mutex<Option<JoinHandle<()>>>,
     committer_id: ThreadId,
     committed: Arc<Committed>,
+    boot: u64,
     ids: Mutex<Ids>,
-    /// Maps of earlier runs among which some may have been left unfinished.
-    unfinished: Mutex<Range<u64>>,
+    /// The members that keep this catalog together with this node.
+    group: Option<raft::Group>,
 }
 
-/// Map ids reserved and not given out yet.
+/// Map ids that this node has reserved.
 struct Ids {
+    /// The next one to give out.
     next: u64,
     end: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct IdsRow {
-    next: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RunRow {
-    first: u64,
+    /// Reserved by this run.
+    own: Vec<Range<u64>>,
+    /// Reserved by earlier runs: maps among them may have been left unfinished.
+    unfinished: Vec<Range<u64>>,
 }
 
 impl Catalog {
-    /// Opens (or makes) `catalog/` in the data directory. Conflict if it is open already, Unsupported
-    /// if a newer release wrote it.
+    /// Opens (or makes) `catalog/` in the data directory. Conflict if it is open already or needs its
+    /// group ([`Self::open_member`]), Unsupported if a newer release wrote it.
     pub(crate) fn open(directory: &Path) -> Result<Self> {
+        let (directory, database) = Self::database_in(directory)?;
+        if let Some(seat) = raft::seat(&database)? {
+            let text = format!(
+                "the catalog in {} is kept together with other nodes (this one is node {}): open it as their member",
+                directory.display(),
+                seat.node
+            );
+            return Err(Error::new(Kind::Conflict, Subject::Store, text));
+        }
+        let run = open::begin_run(&database)?;
+        let committed = Arc::new(Committed::new(open::seq_last(&database)?));
+        let database = Arc::new(database);
+        let local = local::Local::new(
+            database.clone(),
+            committed.clone(),
+            open::seq_last(&database)?,
+        );
+        Self::start(directory, database, committed, run, Box::new(local), None)
+    }
+
+    /// Opens the catalog of a member of a group, which reaches the others over `wire`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for members of a group"))]
+    pub(crate) fn open_member(
+        directory: &Path,
+        wire: Arc<dyn raft::Wire>,
+        settings: &raft::Settings,
+    ) -> Result<Self> {
+        let (directory, database) = Self::database_in(directory)?;
+        let run = open::begin_run(&database)?;
+        let committed = Arc::new(Committed::new(open::seq_last(&database)?));
+        let database = Arc::new(database);
+        let (group, carrier) = raft::Group::start(
+            &directory,
+            &database,
+            &committed,
+            run.boot,
+            wire,
+            settings.clone(),
+        )?;
+        Self::start(directory, database, committed, run, carrier, Some(group))
+    }
+
+    fn database_in(directory: &Path) -> Result<(PathBuf, DB)> {
         let directory = directory.join("catalog");
         std::fs::create_dir_all(&directory)
             .map_err(|cause| Error::io("make", &directory, cause))?;
-        let database = open::database(&directory)?;
-        let ids = open::read::<IdsRow>(&database, keys::IDS)?.map_or(1, |row| row.next);
-        let first = open::read::<RunRow>(&database, keys::RUN)?.map_or(1, |row| row.first);
-        let seq_last = open::seq_last(&database)?;
+        let database = open::database(&directory, false)?;
+        Ok((directory, database))
+    }
 
-        let database = Arc::new(database);
-        let committed = Arc::new(Committed::new(seq_last));
+    fn start(
+        directory: PathBuf,
+        database: Arc<DB>,
+        committed: Arc<Committed>,
+        run: open::Run,
+        carrier: Box<dyn Carrier>,
+        group: Option<raft::Group>,
+    ) -> Result<Self> {
         let (changes, queue) = sync_channel(CHANGES_QUEUED_MAX);
-        let committer = committer::start(database.clone(), committed.clone(), queue)
+        let committer = committer::start(database.clone(), committed.clone(), carrier, queue)
             .map_err(|cause| Error::io("start the committing thread for", &directory, cause))?;
         let inner = Inner {
             directory,
@@ -132,15 +185,37 @@ impl Catalog {
             committer_id: committer.thread().id(),
             committer: Mutex::new(Some(committer)),
             committed,
+            boot: run.boot,
             ids: Mutex::new(Ids {
-                next: ids,
-                end: ids,
+                next: 0,
+                end: 0,
+                own: Vec::new(),
+                unfinished: run.unfinished,
             }),
-            unfinished: Mutex::new(first..ids),
+            group,
         };
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// How often this node's catalog was opened, this time included. Never the same number twice.
+    pub(crate) fn boot(&self) -> u64 {
+        self.inner.boot
+    }
+
+    /// The group that keeps this catalog, if it is not this node's alone.
+    pub(crate) fn group(&self) -> Option<&raft::Group> {
+        self.inner.group.as_ref()
+    }
+
+    /// Waits until everything is seen here that was changed, on whichever node, before this call.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        self.database()?;
+        match &self.inner.group {
+            Some(group) => group.catch_up(),
+            None => Ok(()),
+        }
     }
 
     /// Runs `change` on the committing thread; what it put is durable when this returns Ok. Err discards its changes only.
@@ -218,14 +293,7 @@ impl Catalog {
 
     /// The format of the catalog: [`keys::FORMAT_VERSION`], or an older one that waits for its upgrade.
     pub(crate) fn format(&self) -> Result<u32> {
-        match self.get(keys::FORMAT)? {
-            Some(row) => open::format_of(&row),
-            None => Err(Error::new(
-                Kind::Corrupt,
-                Subject::Store,
-                "the catalog lost its format row; run `infall check`",
-            )),
-        }
+        open::format(self.database()?.as_ref())
     }
 
     /// How many rows start with `prefix`.
@@ -238,61 +306,83 @@ impl Catalog {
         Ok(rows)
     }
 
-    /// Reserves `count` map ids (durably, in blocks); returns the first. Ids are never reused.
+    /// Reserves `count` map ids (durably, in blocks); returns the first. Ids are never reused, on no node.
     pub(crate) fn map_ids(&self, count: u64) -> Result<MapId> {
-        let mut ids = self
-            .inner
-            .ids
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let behind = ids
-            .next
-            .checked_add(count)
-            .and_then(|end| Some((end, end.checked_next_multiple_of(IDS_STEP)?)));
-        let (next, end) = behind.ok_or_else(|| {
-            Error::new(
-                Kind::Invalid,
-                Subject::Store,
-                format!("there are no {count} map ids left"),
-            )
-        })?;
-        if next > ids.end {
-            self.transact(move |txn| {
+        let none_left = move || {
+            let text = format!("there are no {count} map ids left");
+            Error::new(Kind::Invalid, Subject::Store, text)
+        };
+        let mut ids = lock(&self.inner.ids);
+        if ids.end - ids.next < count {
+            let missing = count - (ids.end - ids.next);
+            let reserved = self.transact(move |txn| {
+                let row = txn.get(keys::IDS)?;
+                let row = row.map(|row| keys::decode::<IdsRow>(keys::IDS, &row));
+                let first = row.transpose()?.map_or(1, |row| row.next);
+                // Another node may have reserved the ids behind this one's: then the block must do alone.
+                let end = first
+                    .checked_add(count.max(missing))
+                    .and_then(|end| end.checked_next_multiple_of(IDS_STEP))
+                    .ok_or_else(none_left)?;
                 txn.put(keys::IDS, keys::encode(&IdsRow { next: end })?);
-                Ok(())
+                Ok(first..end)
             })?;
-            ids.end = end;
+            // Before an id is given out, this node knows that it will have to look after it.
+            let mut own = ids.own.clone();
+            match own.last_mut() {
+                Some(last) if last.end == reserved.start => last.end = reserved.end,
+                _ => own.push(reserved.clone()),
+            }
+            self.put_ids(ids.unfinished.iter().chain(&own))?;
+            ids.own = own;
+            if ids.end != reserved.start {
+                ids.next = reserved.start;
+            }
+            ids.end = reserved.end;
         }
         let first = ids.next;
-        ids.next = next;
+        ids.next += count;
         Ok(MapId(first))
     }
 
-    /// Ids given out by earlier runs; a map among them without a row was left unfinished when its run
-    /// ended, and nobody will ever name it. The range begins where [`Self::settle`] was last called.
-    pub(crate) fn unfinished(&self) -> Result<Range<u64>> {
+    /// Ids that earlier runs of this node have reserved; a map among them without a row was left
+    /// unfinished when its run ended, and nobody will ever name it. Empty once [`Self::settle`] was called.
+    pub(crate) fn unfinished(&self) -> Result<Vec<Range<u64>>> {
         self.database()?;
-        Ok(self
-            .inner
-            .unfinished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone())
+        Ok(lock(&self.inner.ids).unfinished.clone())
     }
 
     /// Remembers that what earlier runs left unfinished is gone: the next opening looks only at this run's ids.
     pub(crate) fn settle(&self) -> Result<()> {
-        let first = self.unfinished()?.end;
-        self.transact(move |txn| {
-            txn.put(keys::RUN, keys::encode(&RunRow { first })?);
-            Ok(())
-        })?;
-        *self
-            .inner
-            .unfinished
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = first..first;
+        let mut ids = lock(&self.inner.ids);
+        self.put_ids(ids.own.iter())?;
+        ids.unfinished.clear();
         Ok(())
+    }
+
+    fn put_ids<'a>(&self, ranges: impl Iterator<Item = &'a Range<u64>>) -> Result<()> {
+        let mut row = IdsOfNodeRow { ranges: Vec::new() };
+        for range in ranges {
+            match row.ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => row.ranges.push(range.clone()),
+            }
+        }
+        self.put_own(keys::NODE_IDS, keys::encode(&row)?)
+    }
+
+    /// Writes a row of this node's own, durably.
+    fn put_own(&self, key: &[u8], row: Vec<u8>) -> Result<()> {
+        assert!(key.starts_with(keys::NODE), "not a row of this node's own");
+        if let Some(refusal) = self.inner.committed.refusal() {
+            return Err(refusal);
+        }
+        self.database()?
+            .put_opt(key, row, &synced())
+            .map_err(|cause| {
+                self.inner.committed.refuse(cause.as_ref());
+                failed("write a row of this node's own", cause)
+            })
     }
 
     /// The number of the last event in the journal; waits up to `patience` for one behind `cursor`.
@@ -382,6 +472,10 @@ impl Inner {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
+        if let Some(group) = &self.group {
+            // Whatever the committing thread waits for comes no more.
+            group.stop();
+        }
         if let Some(committer) = committer
             // The last handle may have died with a change, on the committing thread itself.
             && std::thread::current().id() != self.committer_id
@@ -390,6 +484,9 @@ impl Inner {
             tracing::error!(directory = %self.directory.display(), "the catalog's committing thread panicked");
         }
         self.committed.close();
+        if let Some(group) = &self.group {
+            group.close();
+        }
         self.database
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -512,6 +609,10 @@ fn failed(what: &str, cause: rocksdb::Error) -> Error {
 /// RocksDB passes the operating system's words on, not its number.
 fn disk_is_full(text: &str) -> bool {
     text.contains("No space left on device") || text.contains("Disk quota exceeded")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn closed() -> Error {

@@ -1,30 +1,138 @@
-//! Opening the catalog's database: its options, its format, where its journal ends.
+//! Opening the catalog's database: its options, its format, where its journal ends, this node's own rows.
 
 use super::committer::synced;
 use super::{failed, keys};
 use crate::{Error, Kind, Result, Subject};
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, LogLevel};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    DEFAULT_COLUMN_FAMILY_NAME, LogLevel, WriteBatch,
+};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::path::Path;
 
 const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOCK_CACHE_BYTES: usize = 32 << 20;
+/// The column family of the group's log, in the database of a member.
+pub(super) const LOG_FAMILY: &str = "raft";
 
 #[derive(Serialize, Deserialize)]
 struct FormatRow {
     v: u32,
 }
 
+#[derive(Serialize, Deserialize)]
+struct BootRow {
+    boot: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OldRunRow {
+    first: u64,
+}
+
+/// Map ids by the node that reserved them.
+#[derive(Serialize, Deserialize)]
+pub(super) struct IdsOfNodeRow {
+    pub(super) ranges: Vec<Range<u64>>,
+}
+
+/// Up to where map ids are given out.
+#[derive(Serialize, Deserialize)]
+pub(super) struct IdsRow {
+    pub(super) next: u64,
+}
+
+/// A run of this node that has begun.
+pub(super) struct Run {
+    /// Its number.
+    pub(super) boot: u64,
+    /// Ids reserved by earlier runs, of which some may be left without a row.
+    pub(super) unfinished: Vec<Range<u64>>,
+}
+
 /// Opens (or makes) the database. Conflict if it is open already, Unsupported if a newer release
-/// wrote it.
-pub(super) fn database(directory: &Path) -> Result<DB> {
-    let database =
-        DB::open(&options(), directory).map_err(|cause| cannot_open(directory, cause))?;
+/// wrote it. With `log` it gets a place for a group's log, if it has none.
+pub(super) fn database(directory: &Path, log: bool) -> Result<DB> {
+    let mut families = vec![DEFAULT_COLUMN_FAMILY_NAME.to_owned()];
+    if directory.join("CURRENT").exists() {
+        families = DB::list_cf(&rocksdb::Options::default(), directory)
+            .map_err(|cause| cannot_open(directory, cause))?;
+    }
+    if log && !families.iter().any(|family| family == LOG_FAMILY) {
+        families.push(LOG_FAMILY.into());
+    }
+    let mut whole = options();
+    whole.create_missing_column_families(true);
+    let families = families
+        .into_iter()
+        .map(|family| ColumnFamilyDescriptor::new(family, options()));
+    let database = DB::open_cf_descriptors(&whole, directory, families)
+        .map_err(|cause| cannot_open(directory, cause))?;
     check_format(&database, directory)?;
     Ok(database)
 }
 
-fn options() -> rocksdb::Options {
+/// Counts this opening, and brings this node's own rows to where this release keeps them.
+pub(super) fn begin_run(database: &DB) -> Result<Run> {
+    let format = format(database)?;
+    let boots = [
+        read::<BootRow>(database, keys::NODE_BOOT)?,
+        read::<BootRow>(database, keys::OLD_BOOT)?,
+    ];
+    let boot = boots
+        .iter()
+        .flatten()
+        .map(|row| row.boot)
+        .max()
+        .unwrap_or(0)
+        + 1;
+    let unfinished = match read::<IdsOfNodeRow>(database, keys::NODE_IDS)? {
+        Some(row) => row.ranges,
+        None => {
+            let first = read::<OldRunRow>(database, keys::OLD_RUN)?.map_or(1, |row| row.first);
+            let end = read::<IdsRow>(database, keys::IDS)?.map_or(1, |row| row.next);
+            Vec::from_iter((first < end).then_some(first..end))
+        }
+    };
+    let mut batch = WriteBatch::default();
+    batch.put(keys::NODE_BOOT, boot_row(boot)?);
+    let ranges = unfinished.clone();
+    batch.put(keys::NODE_IDS, keys::encode(&IdsOfNodeRow { ranges })?);
+    if format == 1 {
+        // Until its upgrade is done, the release that wrote it may be asked to open it again.
+        batch.put(keys::OLD_BOOT, boot_row(boot)?);
+    } else {
+        batch.put(keys::FORMAT, format_row(keys::FORMAT_VERSION)?);
+        batch.delete(keys::OLD_BOOT);
+        batch.delete(keys::OLD_RUN);
+    }
+    database
+        .write_opt(batch, &synced())
+        .map_err(|cause| failed("count the opening of the catalog", cause))?;
+    Ok(Run { boot, unfinished })
+}
+
+pub(super) fn boot_row(boot: u64) -> Result<Vec<u8>> {
+    keys::encode(&BootRow { boot })
+}
+
+/// The format of the catalog as a whole.
+pub(super) fn format(database: &DB) -> Result<u32> {
+    let row = database
+        .get(keys::FORMAT)
+        .map_err(|cause| failed("read the catalog's format", cause))?;
+    match row {
+        Some(row) => format_of(&row),
+        None => Err(Error::new(
+            Kind::Corrupt,
+            Subject::Store,
+            "the catalog lost its format row; run `infall check`",
+        )),
+    }
+}
+
+pub(super) fn options() -> rocksdb::Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
     table.set_bloom_filter(10.0, false);
@@ -112,7 +220,16 @@ pub(super) fn format_of(row: &[u8]) -> Result<u32> {
 
 /// The number of the last event in the journal; 0 if there is none.
 pub(super) fn seq_last(database: &DB) -> Result<u64> {
-    let mut rows = database.raw_iterator();
+    last_of(database.raw_iterator())
+}
+
+/// As [`seq_last`], in rows of one moment.
+#[cfg_attr(not(test), allow(dead_code, reason = "for members of a group"))]
+pub(super) fn seq_last_in(rows: &rocksdb::Snapshot<'_>) -> Result<u64> {
+    last_of(rows.raw_iterator())
+}
+
+fn last_of(mut rows: rocksdb::DBRawIterator<'_>) -> Result<u64> {
     rows.seek_for_prev(keys::event(u64::MAX));
     let seq = match rows.key() {
         Some(key) if key.starts_with(keys::JOURNAL) => keys::number_behind(keys::JOURNAL, key)?,

@@ -12,6 +12,13 @@ fn open() -> (tempfile::TempDir, Catalog) {
     (directory, catalog)
 }
 
+/// One node's alone, and the one member of a group: what holds of the first holds of the second.
+fn both() -> [(tempfile::TempDir, Catalog); 2] {
+    let directory = tempfile::tempdir().unwrap();
+    let member = raft::tests::alone(directory.path());
+    [open(), (directory, member)]
+}
+
 fn put(catalog: &Catalog, key: &'static [u8], value: &'static [u8]) -> Result<()> {
     catalog.transact(move |txn| {
         txn.put(key, value.to_vec());
@@ -46,6 +53,12 @@ fn sealed(map: u64, lsn: u64) -> SealedMap {
         lsn: Lsn(lsn),
         length_bytes: 4096,
     }
+}
+
+/// Ids reserved one behind the other are one range.
+fn only(ranges: &[Range<u64>]) -> Range<u64> {
+    assert_eq!(ranges.len(), 1, "{ranges:?}");
+    ranges[0].clone()
 }
 
 fn journal_seqs(catalog: &Catalog) -> Vec<u64> {
@@ -121,76 +134,78 @@ fn changes_of_many_threads_all_commit_and_some_fail_without_a_trace() {
 
 #[test]
 fn waiting_changes_share_a_sync() {
-    let (_directory, catalog) = open();
-    let (began, wait_began) = sync_channel(0);
-    let (go, wait_go) = sync_channel::<()>(0);
-    let held = {
-        let catalog = catalog.clone();
-        thread::spawn(move || {
-            catalog.transact(move |_| {
-                began.send(()).unwrap();
-                wait_go.recv().unwrap();
-                Ok(())
-            })
-        })
-    };
-    wait_began.recv().unwrap();
-    // While the first change is held, others line up; each sees what those before it in the group put.
-    let threads: Vec<_> = (0..64_u8)
-        .map(|n| {
+    for (_directory, catalog) in both() {
+        let (began, wait_began) = sync_channel(0);
+        let (go, wait_go) = sync_channel::<()>(0);
+        let held = {
             let catalog = catalog.clone();
             thread::spawn(move || {
-                catalog.transact(move |txn| {
-                    let before = txn.scan_prefix(b"t/", usize::MAX)?.len();
-                    txn.put(&[b't', b'/', n], vec![1]);
-                    Ok(before)
+                catalog.transact(move |_| {
+                    began.send(()).unwrap();
+                    wait_go.recv().unwrap();
+                    Ok(())
                 })
             })
-        })
-        .collect();
-    thread::sleep(Duration::from_millis(100));
-    assert_eq!(catalog.count(b"t/").unwrap(), 0);
-    go.send(()).unwrap();
-    held.join().unwrap().unwrap();
-    let saw: BTreeSet<_> = threads
-        .into_iter()
-        .map(|thread| thread.join().unwrap().unwrap())
-        .collect();
-    assert_eq!(saw, (0..64).collect());
+        };
+        wait_began.recv().unwrap();
+        // While the first change is held, others line up; each sees what those before it in the group put.
+        let threads: Vec<_> = (0..64_u8)
+            .map(|n| {
+                let catalog = catalog.clone();
+                thread::spawn(move || {
+                    catalog.transact(move |txn| {
+                        let before = txn.scan_prefix(b"t/", usize::MAX)?.len();
+                        txn.put(&[b't', b'/', n], vec![1]);
+                        Ok(before)
+                    })
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(100));
+        assert_eq!(catalog.count(b"t/").unwrap(), 0);
+        go.send(()).unwrap();
+        held.join().unwrap().unwrap();
+        let saw: BTreeSet<_> = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap().unwrap())
+            .collect();
+        assert_eq!(saw, (0..64).collect());
+    }
 }
 
 #[test]
 fn a_change_reads_its_own_puts_over_the_batch_over_the_database() {
-    let (_directory, catalog) = open();
-    for key in [&b"t/a"[..], b"t/c", b"t/e", b"t/g", b"u"] {
-        put(&catalog, key, b"old").unwrap();
+    for (_directory, catalog) in both() {
+        for key in [&b"t/a"[..], b"t/c", b"t/e", b"t/g", b"u"] {
+            put(&catalog, key, b"old").unwrap();
+        }
+        catalog
+            .transact(|txn| {
+                txn.put(b"t/b", b"new".to_vec());
+                txn.put(b"t/c", b"new".to_vec());
+                txn.delete(b"t/e");
+                txn.delete(b"t/f");
+                txn.put(b"t/z", b"new".to_vec());
+                assert_eq!(txn.get(b"t/c")?.as_deref(), Some(&b"new"[..]));
+                assert_eq!(txn.get(b"t/e")?, None);
+                let rows = txn.scan_prefix(b"t/", usize::MAX)?;
+                let shown: Vec<_> = rows.iter().map(|(key, value)| (key[2], value[0])).collect();
+                assert_eq!(
+                    shown,
+                    [
+                        (b'a', b'o'),
+                        (b'b', b'n'),
+                        (b'c', b'n'),
+                        (b'g', b'o'),
+                        (b'z', b'n')
+                    ]
+                );
+                assert_eq!(txn.scan_prefix(b"t/", 2)?.len(), 2);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(all(&catalog, b"t/").len(), 5);
     }
-    catalog
-        .transact(|txn| {
-            txn.put(b"t/b", b"new".to_vec());
-            txn.put(b"t/c", b"new".to_vec());
-            txn.delete(b"t/e");
-            txn.delete(b"t/f");
-            txn.put(b"t/z", b"new".to_vec());
-            assert_eq!(txn.get(b"t/c")?.as_deref(), Some(&b"new"[..]));
-            assert_eq!(txn.get(b"t/e")?, None);
-            let rows = txn.scan_prefix(b"t/", usize::MAX)?;
-            let shown: Vec<_> = rows.iter().map(|(key, value)| (key[2], value[0])).collect();
-            assert_eq!(
-                shown,
-                [
-                    (b'a', b'o'),
-                    (b'b', b'n'),
-                    (b'c', b'n'),
-                    (b'g', b'o'),
-                    (b'z', b'n')
-                ]
-            );
-            assert_eq!(txn.scan_prefix(b"t/", 2)?.len(), 2);
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(all(&catalog, b"t/").len(), 5);
 }
 
 #[test]
@@ -229,12 +244,13 @@ fn after_a_failed_batch_changes_are_refused_until_the_catalog_is_opened_again() 
 
 #[test]
 fn a_change_cannot_begin_another() {
-    let (_directory, catalog) = open();
-    let inner = catalog.clone();
-    let error = catalog
-        .transact(move |_| inner.transact(|_| Ok(())))
-        .unwrap_err();
-    assert_eq!(error.kind(), Kind::Internal);
+    for (_directory, catalog) in both() {
+        let inner = catalog.clone();
+        let error = catalog
+            .transact(move |_| inner.transact(|_| Ok(())))
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::Internal);
+    }
 }
 
 #[test]
@@ -258,7 +274,7 @@ fn a_newer_or_foreign_database_is_refused_and_left_alone() {
     let (directory, catalog) = open();
     catalog
         .transact(|txn| {
-            txn.put(keys::FORMAT, br#"{"v":3,"new":"thing"}"#.to_vec());
+            txn.put(keys::FORMAT, br#"{"v":4,"new":"thing"}"#.to_vec());
             Ok(())
         })
         .unwrap();
@@ -266,7 +282,7 @@ fn a_newer_or_foreign_database_is_refused_and_left_alone() {
     for _ in 0..2 {
         let error = Catalog::open(directory.path()).err().unwrap();
         assert_eq!(error.kind(), Kind::Unsupported);
-        assert!(error.chain().contains("version 3"), "{}", error.chain());
+        assert!(error.chain().contains("version 4"), "{}", error.chain());
     }
     let (directory, catalog) = open();
     catalog
@@ -320,7 +336,7 @@ fn rows_are_json_with_a_version() {
 #[test]
 fn map_ids_are_never_given_twice() {
     let (directory, catalog) = open();
-    assert_eq!(catalog.unfinished().unwrap(), 1..1);
+    assert!(catalog.unfinished().unwrap().is_empty());
     let threads: Vec<_> = (0..8)
         .map(|thread| {
             let catalog = catalog.clone();
@@ -346,14 +362,14 @@ fn map_ids_are_never_given_twice() {
 
     // The next run looks at all ids that may have been given out, and gives others.
     let catalog = Catalog::open(directory.path()).unwrap();
-    let unfinished = catalog.unfinished().unwrap();
+    let unfinished = only(&catalog.unfinished().unwrap());
     assert!(unfinished.start == 1 && unfinished.end > last);
     let first = catalog.map_ids(1000).unwrap().0;
     assert_eq!(first, unfinished.end);
     catalog.close();
     // It was not settled, so nothing is forgotten.
     let catalog = Catalog::open(directory.path()).unwrap();
-    let unfinished = catalog.unfinished().unwrap();
+    let unfinished = only(&catalog.unfinished().unwrap());
     assert!(unfinished.start == 1 && unfinished.end >= first + 1000);
     catalog.settle().unwrap();
     assert!(catalog.unfinished().unwrap().is_empty());
@@ -361,145 +377,149 @@ fn map_ids_are_never_given_twice() {
     catalog.close();
     let catalog = Catalog::open(directory.path()).unwrap();
     assert_eq!(
-        catalog.unfinished().unwrap(),
+        only(&catalog.unfinished().unwrap()),
         unfinished.end..unfinished.end + 256
     );
 }
 
 #[test]
 fn the_last_unpin_of_a_cut_makes_its_map_loose() {
-    let (_directory, catalog) = open();
-    catalog
-        .transact(|txn| {
-            txn.put_map(MapId(7), &row(None))?;
-            txn.pin(MapId(7), Lsn(5), "object:a/b#1")?;
-            txn.pin(MapId(7), Lsn(5), "object:a/b#2")?;
-            txn.pin(MapId(7), Lsn(6), "snapshot:s")?;
-            txn.pin(MapId(7), HEAD, "volume:v")
-        })
-        .unwrap();
-    assert_eq!(
-        catalog.cuts(MapId(7)).unwrap(),
-        BTreeSet::from([Lsn(5), Lsn(6), HEAD])
-    );
-    let unpin = |lsn, holder: &'static str| {
+    for (_directory, catalog) in both() {
         catalog
-            .transact(move |txn| txn.unpin(MapId(7), lsn, holder))
+            .transact(|txn| {
+                txn.put_map(MapId(7), &row(None))?;
+                txn.pin(MapId(7), Lsn(5), "object:a/b#1")?;
+                txn.pin(MapId(7), Lsn(5), "object:a/b#2")?;
+                txn.pin(MapId(7), Lsn(6), "snapshot:s")?;
+                txn.pin(MapId(7), HEAD, "volume:v")
+            })
             .unwrap();
-    };
-    unpin(Lsn(5), "object:a/b#1");
-    assert!(catalog.loose().unwrap().is_empty());
-    assert!(catalog.has_pin(MapId(7), Lsn(5)).unwrap());
-    unpin(Lsn(5), "object:a/b#2");
-    assert_eq!(catalog.loose().unwrap(), [MapId(7)]);
-    assert!(!catalog.has_pin(MapId(7), Lsn(5)).unwrap());
+        assert_eq!(
+            catalog.cuts(MapId(7)).unwrap(),
+            BTreeSet::from([Lsn(5), Lsn(6), HEAD])
+        );
+        let unpin = |lsn, holder: &'static str| {
+            catalog
+                .transact(move |txn| txn.unpin(MapId(7), lsn, holder))
+                .unwrap();
+        };
+        unpin(Lsn(5), "object:a/b#1");
+        assert!(catalog.loose().unwrap().is_empty());
+        assert!(catalog.has_pin(MapId(7), Lsn(5)).unwrap());
+        unpin(Lsn(5), "object:a/b#2");
+        assert_eq!(catalog.loose().unwrap(), [MapId(7)]);
+        assert!(!catalog.has_pin(MapId(7), Lsn(5)).unwrap());
 
-    // A sweep that saw other cuts than there are now has to be done again.
-    let saw = BTreeSet::from([Lsn(5), Lsn(6), HEAD]);
-    assert!(
-        !catalog
-            .transact(move |txn| txn.swept(MapId(7), &saw))
-            .unwrap()
-    );
-    let saw = BTreeSet::from([Lsn(6), HEAD]);
-    assert!(
-        catalog
-            .transact(move |txn| txn.swept(MapId(7), &saw))
-            .unwrap()
-    );
-    assert!(catalog.loose().unwrap().is_empty());
-    assert!(catalog.map(MapId(7)).unwrap().is_some());
-    unpin(Lsn(6), "snapshot:s");
-    unpin(HEAD, "volume:v");
-    assert!(
-        catalog
-            .transact(|txn| txn.swept(MapId(7), &BTreeSet::new()))
-            .unwrap()
-    );
-    assert!(catalog.map(MapId(7)).unwrap().is_none() && catalog.loose().unwrap().is_empty());
-    let error = catalog
-        .transact(|txn| txn.pin(MapId(7), Lsn(1), "object:x"))
-        .unwrap_err();
-    assert_eq!(error.kind(), Kind::NotFound);
+        // A sweep that saw other cuts than there are now has to be done again.
+        let saw = BTreeSet::from([Lsn(5), Lsn(6), HEAD]);
+        assert!(
+            !catalog
+                .transact(move |txn| txn.swept(MapId(7), &saw))
+                .unwrap()
+        );
+        let saw = BTreeSet::from([Lsn(6), HEAD]);
+        assert!(
+            catalog
+                .transact(move |txn| txn.swept(MapId(7), &saw))
+                .unwrap()
+        );
+        assert!(catalog.loose().unwrap().is_empty());
+        assert!(catalog.map(MapId(7)).unwrap().is_some());
+        unpin(Lsn(6), "snapshot:s");
+        unpin(HEAD, "volume:v");
+        assert!(
+            catalog
+                .transact(|txn| txn.swept(MapId(7), &BTreeSet::new()))
+                .unwrap()
+        );
+        assert!(catalog.map(MapId(7)).unwrap().is_none() && catalog.loose().unwrap().is_empty());
+        let error = catalog
+            .transact(|txn| txn.pin(MapId(7), Lsn(1), "object:x"))
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+    }
 }
 
 #[test]
 fn pins_made_and_ended_in_one_batch_count_together() {
-    let (_directory, catalog) = open();
-    catalog
-        .transact(|txn| {
-            txn.put_map(MapId(1), &row(None))?;
-            txn.pin(MapId(1), Lsn(1), "old")
-        })
-        .unwrap();
-    // Replaced by itself: the new pin is there before the old one ends.
-    catalog
-        .transact(|txn| {
-            txn.pin(MapId(1), Lsn(1), "new")?;
-            txn.unpin(MapId(1), Lsn(1), "old")
-        })
-        .unwrap();
-    assert!(catalog.loose().unwrap().is_empty());
-    // A pin that this very change took back does not hold.
-    catalog
-        .transact(|txn| {
-            txn.pin(MapId(1), Lsn(1), "newer")?;
-            txn.unpin(MapId(1), Lsn(1), "newer")?;
-            txn.unpin(MapId(1), Lsn(1), "new")
-        })
-        .unwrap();
-    assert_eq!(catalog.loose().unwrap(), [MapId(1)]);
+    for (_directory, catalog) in both() {
+        catalog
+            .transact(|txn| {
+                txn.put_map(MapId(1), &row(None))?;
+                txn.pin(MapId(1), Lsn(1), "old")
+            })
+            .unwrap();
+        // Replaced by itself: the new pin is there before the old one ends.
+        catalog
+            .transact(|txn| {
+                txn.pin(MapId(1), Lsn(1), "new")?;
+                txn.unpin(MapId(1), Lsn(1), "old")
+            })
+            .unwrap();
+        assert!(catalog.loose().unwrap().is_empty());
+        // A pin that this very change took back does not hold.
+        catalog
+            .transact(|txn| {
+                txn.pin(MapId(1), Lsn(1), "newer")?;
+                txn.unpin(MapId(1), Lsn(1), "newer")?;
+                txn.unpin(MapId(1), Lsn(1), "new")
+            })
+            .unwrap();
+        assert_eq!(catalog.loose().unwrap(), [MapId(1)]);
+    }
 }
 
 #[test]
 fn a_map_holds_its_parent_and_borrows_while_it_has_a_row() {
-    let (_directory, catalog) = open();
-    catalog
-        .transact(|txn| {
-            for map in [1, 2, 3] {
-                txn.put_map(MapId(map), &row(None))?;
-                txn.pin(MapId(map), Lsn(9), "image:i")?;
-            }
-            let child = MapRow {
-                borrows: vec![sealed(2, 9), sealed(1, 9)],
-                ..row(Some(sealed(1, 9)))
-            };
-            txn.put_map(MapId(4), &child)?;
-            txn.pin(MapId(4), HEAD, "volume:v")?;
-            for map in [1, 2, 3] {
-                txn.unpin(MapId(map), Lsn(9), "image:i")?;
-            }
-            Ok(())
-        })
-        .unwrap();
-    assert_eq!(catalog.loose().unwrap(), [MapId(3)]);
-    // Folded: what it no longer names is let go, what it still names stays.
-    catalog
-        .transact(|txn| txn.put_map(MapId(4), &row(Some(sealed(1, 9)))))
-        .unwrap();
-    assert_eq!(catalog.loose().unwrap(), [MapId(2), MapId(3)]);
-    catalog
-        .transact(|txn| {
-            txn.unpin(MapId(4), HEAD, "volume:v")?;
-            txn.swept(MapId(4), &BTreeSet::new()).map(|_| ())
-        })
-        .unwrap();
-    assert_eq!(catalog.loose().unwrap(), [MapId(1), MapId(2), MapId(3)]);
-    let error = catalog
-        .transact(|txn| txn.put_map(MapId(5), &row(Some(sealed(99, 1)))))
-        .unwrap_err();
-    assert_eq!(error.kind(), Kind::NotFound);
-    assert!(catalog.map(MapId(5)).unwrap().is_none());
+    for (_directory, catalog) in both() {
+        catalog
+            .transact(|txn| {
+                for map in [1, 2, 3] {
+                    txn.put_map(MapId(map), &row(None))?;
+                    txn.pin(MapId(map), Lsn(9), "image:i")?;
+                }
+                let child = MapRow {
+                    borrows: vec![sealed(2, 9), sealed(1, 9)],
+                    ..row(Some(sealed(1, 9)))
+                };
+                txn.put_map(MapId(4), &child)?;
+                txn.pin(MapId(4), HEAD, "volume:v")?;
+                for map in [1, 2, 3] {
+                    txn.unpin(MapId(map), Lsn(9), "image:i")?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(catalog.loose().unwrap(), [MapId(3)]);
+        // Folded: what it no longer names is let go, what it still names stays.
+        catalog
+            .transact(|txn| txn.put_map(MapId(4), &row(Some(sealed(1, 9)))))
+            .unwrap();
+        assert_eq!(catalog.loose().unwrap(), [MapId(2), MapId(3)]);
+        catalog
+            .transact(|txn| {
+                txn.unpin(MapId(4), HEAD, "volume:v")?;
+                txn.swept(MapId(4), &BTreeSet::new()).map(|_| ())
+            })
+            .unwrap();
+        assert_eq!(catalog.loose().unwrap(), [MapId(1), MapId(2), MapId(3)]);
+        let error = catalog
+            .transact(|txn| txn.put_map(MapId(5), &row(Some(sealed(99, 1)))))
+            .unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert!(catalog.map(MapId(5)).unwrap().is_none());
+    }
 }
 
 #[test]
 fn a_release_of_format_1_refuses_a_catalog_that_keeps_more() {
-    let (_directory, catalog) = open();
-    assert_eq!(catalog.format().unwrap(), keys::FORMAT_VERSION);
-    let row = catalog.get(keys::FORMAT).unwrap().unwrap();
-    // As that release read this row, and every other.
-    let error = keys::decode::<serde_json::Value>(keys::FORMAT, &row).unwrap_err();
-    assert_eq!(error.kind(), Kind::Unsupported);
+    for (_directory, catalog) in both() {
+        assert_eq!(catalog.format().unwrap(), keys::FORMAT_VERSION);
+        let row = catalog.get(keys::FORMAT).unwrap().unwrap();
+        // As that release read this row, and every other.
+        let error = keys::decode::<serde_json::Value>(keys::FORMAT, &row).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported);
+    }
 }
 
 #[test]
@@ -540,22 +560,23 @@ fn keys_of_versions_lead_back_and_sort_by_key_then_newest_first() {
 
 #[test]
 fn a_frozen_look_sees_one_moment() {
-    let (_directory, catalog) = open();
-    put(&catalog, b"t/a", b"1").unwrap();
-    let writer = catalog.clone();
-    let seen = catalog
-        .frozen(|rows| {
-            put(&writer, b"t/a", b"2").unwrap();
-            put(&writer, b"t/b", b"2").unwrap();
-            let mut seen = Vec::new();
-            rows.walk(b"t/", b"t/", &mut |key, value| {
-                seen.push((key.to_vec(), value.to_vec()));
-                Ok(Step::Next)
-            })?;
-            assert_eq!(rows.row(b"t/a")?.as_deref(), Some(&b"1"[..]));
-            assert_eq!(rows.row(b"t/b")?, None);
-            Ok(seen)
-        })
-        .unwrap();
-    assert_eq!(seen, [(b"t/a".to_vec(), b"1".to_vec())]);
+    for (_directory, catalog) in both() {
+        put(&catalog, b"t/a", b"1").unwrap();
+        let writer = catalog.clone();
+        let seen = catalog
+            .frozen(|rows| {
+                put(&writer, b"t/a", b"2").unwrap();
+                put(&writer, b"t/b", b"2").unwrap();
+                let mut seen = Vec::new();
+                rows.walk(b"t/", b"t/", &mut |key, value| {
+                    seen.push((key.to_vec(), value.to_vec()));
+                    Ok(Step::Next)
+                })?;
+                assert_eq!(rows.row(b"t/a")?.as_deref(), Some(&b"1"[..]));
+                assert_eq!(rows.row(b"t/b")?, None);
+                Ok(seen)
+            })
+            .unwrap();
+        assert_eq!(seen, [(b"t/a".to_vec(), b"1".to_vec())]);
+    }
 }

@@ -1,12 +1,12 @@
 //! A change under construction: puts and deletes over what is stored.
 //!
 //! 1. Reads see the change's own puts, then those of the changes before it in the same batch, then
-//!    the database.
+//!    the database as it was when the group began.
 //! 2. Nothing of a change that fails reaches the batch, its journal numbers included.
 
 use super::{failed, keys};
 use crate::{Entry, Result, Who};
-use rocksdb::{DB, ReadOptions};
+use rocksdb::{ReadOptions, Snapshot, WriteBatch};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -15,16 +15,16 @@ pub(super) type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// A batch under construction: reads see its own changes.
 pub(crate) struct Txn<'a> {
-    database: &'a DB,
+    base: &'a Snapshot<'a>,
     batch: &'a Overlay,
     own: Overlay,
     seq_next: u64,
 }
 
 impl<'a> Txn<'a> {
-    pub(super) fn new(database: &'a DB, batch: &'a Overlay, seq_next: u64) -> Self {
+    pub(super) fn new(base: &'a Snapshot<'a>, batch: &'a Overlay, seq_next: u64) -> Self {
         Self {
-            database,
+            base,
             batch,
             own: Overlay::new(),
             seq_next,
@@ -41,7 +41,7 @@ impl<'a> Txn<'a> {
         match self.own.get(key).or_else(|| self.batch.get(key)) {
             Some(changed) => Ok(changed.clone()),
             None => self
-                .database
+                .base
                 .get(key)
                 .map_err(|cause| failed("read a row of the catalog", cause)),
         }
@@ -65,7 +65,7 @@ impl<'a> Txn<'a> {
         if let Some(end) = keys::behind(prefix) {
             options.set_iterate_upper_bound(end);
         }
-        let mut stored = self.database.raw_iterator_opt(options);
+        let mut stored = self.base.raw_iterator_opt(options);
         stored.seek(prefix);
         let mut rows = Vec::new();
         while rows.len() < max {
@@ -148,4 +148,26 @@ fn within<'a>(
     overlay
         .range::<[u8], _>((Bound::Included(prefix), end))
         .map(|(key, value)| (key.as_slice(), value))
+}
+
+/// What a batch does, for the database.
+pub(super) fn into_batch(changed: &Overlay) -> WriteBatch {
+    let mut batch = WriteBatch::default();
+    for (key, value) in changed {
+        match value {
+            Some(value) => batch.put(key, value),
+            None => batch.delete(key),
+        }
+    }
+    batch
+}
+
+/// The number of the last event among rows that are put, given from the last to the first.
+pub(super) fn last_event<'a>(
+    mut changed: impl Iterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>,
+) -> Option<u64> {
+    changed.find_map(|(key, value)| {
+        value.as_ref()?;
+        keys::number_behind(keys::JOURNAL, key).ok()
+    })
 }

@@ -19,8 +19,8 @@ pub(crate) trait Names: Send + Sync {
     fn swept(&self, map: MapId, saw: BTreeSet<Lsn>) -> Result<bool>;
     /// A map id nobody has had.
     fn map_id(&self) -> Result<MapId>;
-    /// Ids that earlier runs may have left without a row.
-    fn unfinished(&self) -> Result<Range<u64>>;
+    /// Ids that earlier runs of this node may have left without a row.
+    fn unfinished(&self) -> Result<Vec<Range<u64>>>;
     /// The leftovers of earlier runs are gone.
     fn settle(&self) -> Result<()>;
 }
@@ -46,7 +46,7 @@ impl Names for Catalog {
         self.map_ids(1)
     }
 
-    fn unfinished(&self) -> Result<Range<u64>> {
+    fn unfinished(&self) -> Result<Vec<Range<u64>>> {
         Self::unfinished(self)
     }
 

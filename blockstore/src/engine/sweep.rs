@@ -17,13 +17,14 @@ impl Engine {
     /// Removes what earlier runs began and never named.
     pub(super) fn sweep_unfinished(&self) -> Result<()> {
         let inner = &self.inner;
-        let range = inner.names.unfinished()?;
-        let mut at = MapId(range.start);
-        while let Some(map) = inner.index.next_map(at)?.filter(|map| map.0 < range.end) {
-            if inner.names.map(map)?.is_none() {
-                inner.prune(map, &BTreeSet::new())?;
+        for range in inner.names.unfinished()? {
+            let mut at = MapId(range.start);
+            while let Some(map) = inner.index.next_map(at)?.filter(|map| map.0 < range.end) {
+                if inner.names.map(map)?.is_none() {
+                    inner.prune(map, &BTreeSet::new())?;
+                }
+                at = MapId(map.0 + 1);
             }
-            at = MapId(map.0 + 1);
         }
         inner.checkpoint()?;
         inner.names.settle()

@@ -1,4 +1,4 @@
-//! From format 1 to format 2 of the catalog: ids lead to names, usage is counted.
+//! From format 1 of the catalog to a later one: ids lead to names, usage is counted.
 //!
 //! Runs while a store is opened, before anyone else uses it. Until the last step the catalog stays of
 //! format 1, and every step can be done twice: an interrupted upgrade begins again.
@@ -13,7 +13,7 @@ const STEP_KEYS: usize = 1000;
 
 /// Makes the catalog one of this release's format, if it is not.
 pub(crate) fn upgrade(catalog: &Catalog) -> Result<()> {
-    if catalog.format()? == keys::FORMAT_VERSION {
+    if catalog.format()? > 1 {
         return Ok(());
     }
     identify_buckets(catalog)?;

@@ -213,8 +213,8 @@ impl Names for SimNames {
         Ok(MapId(state.next))
     }
 
-    fn unfinished(&self) -> Result<Range<u64>> {
-        Ok(lock(&self.state).settled..self.run + 1)
+    fn unfinished(&self) -> Result<Vec<Range<u64>>> {
+        Ok(std::iter::once(lock(&self.state).settled..self.run + 1).collect())
     }
 
     fn settle(&self) -> Result<()> {
