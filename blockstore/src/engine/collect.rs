@@ -5,8 +5,8 @@
 
 use super::head::located;
 use super::{Engine, Inner, Operation, Position, lock};
-use crate::index::IndexBatch;
 use crate::index::leaf::{Leaf, Slot};
+use crate::index::{IndexBatch, Location};
 use crate::valuelog::format::{EntryKind, LogEntry};
 use crate::valuelog::{Room, scan};
 use crate::{BLOCK, Birth, Error, Kind, LogId, Lsn, MapId, Result, SegmentId, Subject};
@@ -18,6 +18,9 @@ use std::time::Duration;
 const LIVE_PERCENT_BACKGROUND: u64 = 50;
 /// An explicit collection is content with segments of this share alive, in thousandths.
 const LIVE_PERMILLE_EXPLICIT: u64 = 995;
+
+/// Segments without a live block that share one checkpoint of the index.
+const FREED_TOGETHER: usize = 16;
 
 /// The background looks at least this often.
 const ROUND: Duration = Duration::from_secs(10);
@@ -97,14 +100,30 @@ impl Engine {
         worth: &dyn Fn(u64, u64) -> bool,
         done: &mut Reclaimed,
     ) -> Result<()> {
+        let (mut dead, mut sparse) = (Vec::new(), Vec::new());
         for segment in self.settled_segments()? {
             let figures = lock(&self.inner.figures)
                 .get(&segment)
                 .copied()
                 .unwrap_or_default();
             if worth(figures.live_blocks, figures.blocks) || figures.live_blocks == 0 {
-                self.collect_segment(segment, done)?;
+                let live = self.live_runs(segment)?;
+                if live.is_empty() {
+                    self.forget_segment(segment)?;
+                    dead.push(segment);
+                } else {
+                    sparse.push(segment);
+                }
             }
+            if dead.len() >= FREED_TOGETHER {
+                self.free_segments(&mut dead, done)?;
+            }
+            self.inner.log.admit()?;
+        }
+        // Before anything moves: on a full disk a move needs the room.
+        self.free_segments(&mut dead, done)?;
+        for segment in sparse {
+            self.move_segment(segment, done)?;
             self.inner.log.admit()?;
         }
         Ok(())
@@ -123,13 +142,7 @@ impl Engine {
         Ok(())
     }
 
-    fn collect_segment(&self, segment: SegmentId, done: &mut Reclaimed) -> Result<()> {
-        let inner = &self.inner;
-        let bytes = inner
-            .log
-            .file(segment)
-            .and_then(|file| file.allocated())
-            .unwrap_or(0);
+    fn move_segment(&self, segment: SegmentId, done: &mut Reclaimed) -> Result<()> {
         let live = self.live_runs(segment)?;
         let mut end = Position::default();
         for run in &live {
@@ -140,11 +153,27 @@ impl Engine {
             self.settle_through(end)?;
         }
         self.forget_segment(segment)?;
-        // From here on no durable record names the segment.
+        self.free_segments(&mut vec![segment], done)
+    }
+
+    /// Unlinks segments that the index has been made to forget.
+    fn free_segments(&self, forgotten: &mut Vec<SegmentId>, done: &mut Reclaimed) -> Result<()> {
+        if forgotten.is_empty() {
+            return Ok(());
+        }
+        let inner = &self.inner;
+        // From here on no durable record names them.
         inner.checkpoint()?;
-        inner.log.remove(segment)?;
-        done.segments += 1;
-        done.freed_bytes += bytes;
+        for segment in forgotten.drain(..) {
+            let bytes = inner
+                .log
+                .file(segment)
+                .and_then(|file| file.allocated())
+                .unwrap_or(0);
+            inner.log.remove(segment)?;
+            done.segments += 1;
+            done.freed_bytes += bytes;
+        }
         Ok(())
     }
 
@@ -237,10 +266,16 @@ impl Engine {
         // Leaf by leaf, each resolved once: random writes name the same leaves over and over.
         entries.sort_by_key(|(_, entry)| (entry.map, super::leaf_of(entry.block).0));
         for (_, entry) in entries {
+            // A record is asked for once, and not again for each block that it covers.
+            let mut record: Option<(Lsn, Location)> = None;
             for index in 0..entry.count {
                 let birth = entry.birth(index);
-                let Some((first, location)) = self.inner.index.location(birth.log, birth.lsn)?
-                else {
+                let behind =
+                    |(first, location): &(Lsn, Location)| birth.lsn.0 - first.0 >= location.count();
+                if record.as_ref().is_none_or(behind) {
+                    record = self.inner.index.location(birth.log, birth.lsn)?;
+                }
+                let Some((first, location)) = &record else {
                     continue;
                 };
                 let block = entry.block + u64::from(index);
@@ -260,7 +295,7 @@ impl Engine {
                             && run.block + run.count == block
                             && run.count < crate::LEAF_BLOCKS as u64
                             // One old record at a time: its neighbours may lie elsewhere.
-                            && run.record == first =>
+                            && run.record == *first =>
                     {
                         run.count += 1;
                         run.checks.push(check);
@@ -269,7 +304,7 @@ impl Engine {
                         map: entry.map,
                         block,
                         birth,
-                        record: first,
+                        record: *first,
                         count: 1,
                         checks: vec![check],
                     }),

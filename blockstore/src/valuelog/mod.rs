@@ -23,7 +23,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 /// A sync that covers less than this is small…
 const SMALL_SYNC_BYTES: u64 = 64 << 10;
 /// …and sends this many zeroes ahead, once what it sent before is used up.
-const AHEAD_BYTES: u64 = 256 << 10;
+const AHEAD_BYTES: u64 = ZEROES.len() as u64;
+static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 
 /// Which part of the disk a write may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -304,8 +305,8 @@ impl ValueLog {
         if end + 8 * BLOCK as u64 <= active.filled || upto <= end {
             return Ok(());
         }
-        let zeroes = vec![0; usize::try_from(upto - end).unwrap_or(0)];
-        if let Err(failure) = file.write_at(end, &[&zeroes]) {
+        let zeroes = &ZEROES[..usize::try_from(upto - end).unwrap_or(0)];
+        if let Err(failure) = file.write_at(end, &[zeroes]) {
             return Err(self.refuse("write ahead in the value log", failure));
         }
         active.filled = upto;
