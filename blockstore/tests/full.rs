@@ -45,6 +45,7 @@ fn a_full_disk_refuses_writes_and_lets_deletes_and_collection_work() {
         reserve_bytes: 40 << 20,
         collector: false,
         cache_bytes: 4 << 20,
+        ..Options::default()
     };
     let path = disk.directory.path().join("data");
     let store = Store::open(&path, options.clone()).unwrap();

@@ -17,6 +17,7 @@ fn options() -> Options {
         reserve_bytes: 1 << 20,
         collector: false,
         cache_bytes: 4 << 20,
+        ..Options::default()
     }
 }
 

@@ -370,6 +370,9 @@ impl<'a> Source<'a> {
             source: self.uri(),
             created_ms: clock::now_ms(),
             project: self.project.clone(),
+            deprecated: None,
+            expires_ms: None,
+            endorsements: Vec::new(),
         }
     }
 }

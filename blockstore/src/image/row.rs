@@ -273,6 +273,9 @@ mod tests {
             source: "s3://b/k".into(),
             created_ms: 1,
             project: "root".into(),
+            deprecated: None,
+            expires_ms: None,
+            endorsements: Vec::new(),
         }
     }
 

@@ -64,8 +64,10 @@ pub struct SnapshotInfo {
 pub enum Origin {
     /// Zeroes.
     Empty,
-    /// An image, by name or id.
+    /// An image, by name or id. The site's rules on images must let it be used.
     Image(String),
+    /// The same, said to be wanted even if it is deprecated.
+    DeprecatedImage(String),
     /// A snapshot, by name or id.
     Snapshot(String),
 }
@@ -79,4 +81,16 @@ pub struct Extent {
     pub length: u64,
     /// Whether bytes are stored for it; otherwise it reads as zeroes.
     pub data: bool,
+}
+
+impl Extent {
+    /// Goes behind `runs`, into the last of them where that goes on alike.
+    pub(crate) fn join(self, runs: &mut Vec<Self>) {
+        match runs.last_mut() {
+            Some(last) if last.data == self.data && last.offset + last.length == self.offset => {
+                last.length += self.length;
+            }
+            _ => runs.push(self),
+        }
+    }
 }

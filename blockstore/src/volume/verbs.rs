@@ -13,6 +13,7 @@ use super::handle::Volume;
 use super::{Origin, SnapshotInfo, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VolumeInfo};
 use crate::catalog::{Catalog, HEAD, MapRow, Txn, keys};
 use crate::engine::View;
+use crate::image::ImageInfo;
 use crate::object::row::signed;
 use crate::object::usage::{self, Delta};
 use crate::object::{Copied, ObjectMeta, Precondition, row as object_row};
@@ -94,16 +95,31 @@ fn rows<T: serde::de::DeserializeOwned>(catalog: &Catalog, prefix: &[u8]) -> Res
 struct Begin {
     sealed: SealedMap,
     label: String,
-    origin: Origin,
+    found: Found,
+    /// What a person should know of it.
+    remark: Option<String>,
+}
+
+/// Where a sealed map was found.
+enum Found {
+    Image(Box<ImageInfo>),
+    /// By id.
+    Snapshot(String),
 }
 
 impl Begin {
     /// The origin must still show the same map when the pin is made.
     fn still_there(&self, txn: &Txn<'_>) -> Result<()> {
-        let now = match &self.origin {
-            Origin::Empty => return Ok(()),
-            Origin::Image(id) => crate::image::row::find(txn, id)?.sealed,
-            Origin::Snapshot(id) => {
+        let now = match &self.found {
+            Found::Image(judged) => {
+                let now = crate::image::row::find(txn, &judged.id)?;
+                // Whether it may be used was asked of what it was.
+                if !now.stands_as(judged) {
+                    return Err(self.replaced());
+                }
+                now.sealed
+            }
+            Found::Snapshot(id) => {
                 let at = key(SNAPSHOTS, id);
                 let row = txn
                     .get(&at)?
@@ -114,8 +130,12 @@ impl Begin {
         if now == self.sealed {
             return Ok(());
         }
-        let text = format!("{} was replaced meanwhile; try again", self.label);
-        Err(Error::new(Kind::Conflict, Subject::Volume, text))
+        Err(self.replaced())
+    }
+
+    fn replaced(&self) -> Error {
+        let text = format!("{} was changed meanwhile; try again", self.label);
+        Error::new(Kind::Conflict, Subject::Volume, text)
     }
 }
 
@@ -130,7 +150,7 @@ impl Store {
     ) -> Result<(VolumeInfo, Copied)> {
         check_name(name, Subject::Volume)?;
         self.shared.engine.admit_write()?;
-        let begin = self.begin(origin)?;
+        let begin = self.begin(who, name, origin)?;
         let least = begin
             .as_ref()
             .map(|begin| begin.sealed.length_bytes.next_multiple_of(BLOCK as u64));
@@ -172,11 +192,19 @@ impl Store {
         };
         let copied = Copied {
             shared_bytes: begin.as_ref().map_or(0, |begin| begin.sealed.length_bytes),
-            ..Copied::default()
+            rewritten_bytes: 0,
+            why: begin
+                .as_ref()
+                .and_then(|begin| begin.remark.clone())
+                .unwrap_or_default(),
         };
         let (who, row) = (who.clone(), info.clone());
         let shared_bytes = copied.shared_bytes;
         let given_up = folded.clone();
+        let mut detail = info.origin.clone().unwrap_or_default();
+        if let Some(remark) = begin.as_ref().and_then(|begin| begin.remark.as_ref()) {
+            detail = format!("{detail}: {remark}");
+        }
         let created = self.shared.catalog.transact(move |txn| {
             let at = key(VOLUMES, &row.name);
             if txn.get(&at)?.is_some() {
@@ -209,7 +237,7 @@ impl Store {
                 .bytes("length", length_bytes)
                 .bytes("shared", shared_bytes)
                 .bytes("written", 0)
-                .detail(row.origin.clone().unwrap_or_default());
+                .detail(detail);
             txn.journal(&who, entry)?;
             Ok(())
         });
@@ -222,24 +250,28 @@ impl Store {
         Ok((info, copied))
     }
 
-    fn begin(&self, origin: &Origin) -> Result<Option<Begin>> {
+    fn begin(&self, who: &Who, volume: &str, origin: &Origin) -> Result<Option<Begin>> {
         Ok(match origin {
             Origin::Empty => None,
-            Origin::Image(name) => {
+            Origin::Image(name) | Origin::DeprecatedImage(name) => {
                 let image = self.image(name)?;
+                let even_deprecated = matches!(origin, Origin::DeprecatedImage(_));
+                let purpose = format!("for volume {volume:?}");
+                let remark = self.image_admit(who, &image, even_deprecated, &purpose)?;
                 Some(Begin {
                     sealed: image.sealed,
                     label: format!("image:{name}"),
-                    origin: Origin::Image(image.id),
+                    found: Found::Image(Box::new(image)),
+                    remark,
                 })
             }
             Origin::Snapshot(name) => {
                 let snapshot = self.snapshot(name)?;
-                let origin = Origin::Snapshot(snapshot.id);
                 Some(Begin {
                     sealed: snapshot.sealed,
                     label: format!("snapshot:{name}"),
-                    origin,
+                    found: Found::Snapshot(snapshot.id),
+                    remark: None,
                 })
             }
         })

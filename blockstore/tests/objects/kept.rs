@@ -145,7 +145,9 @@ fn a_retention_is_shortened_by_nobody_or_only_under_the_bypass() {
     assert_eq!(retain(shorter, false), denied);
     assert_eq!(retain(shorter, true), Ok(shorter));
     let longer = of(RetentionMode::Compliance, 90_000);
-    assert_eq!(retain(longer, false), Ok(longer));
+    // To a mode from which there is no way back neither.
+    assert_eq!(retain(longer, false), denied);
+    assert_eq!(retain(longer, true), Ok(longer));
     assert_eq!(retain(shorter, true), denied);
     assert_eq!(retain(None, true), denied);
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Usage is what is there, and quotas are kept to.
 
 use super::{MIB, always, bytes, meta, open, part, reopen, sound, who};
-use blockstore::object::{Delete, Quota, Usage};
+use blockstore::object::{BucketChange, Delete, Quota, Usage, Versioning};
 use blockstore::volume::Origin;
 use blockstore::{Error, Kind, Store, Subject, Who};
 use serde_json::json;
@@ -90,6 +90,51 @@ fn bytes_beyond_the_quota_are_refused_whatever_brings_them() {
     store.object_delete(&who(), "blue", &ask).unwrap();
     put(&store, "l", 60_000).unwrap();
     sound(&store, 3);
+}
+
+#[test]
+fn what_a_body_replaces_makes_room_for_it() {
+    let (_directory, store) = with_quota(&json!({"bytes": 100_000}));
+    put(&store, "k", 60_000).unwrap();
+    store.quota_admit_object("blue", "k", 100_000).unwrap();
+    over(store.quota_admit_object("blue", "k", 100_001));
+    over(store.quota_admit_object("blue", "l", 40_001));
+    let replace = |count| {
+        let mut writer = store.object_writer_for("blue", "k")?;
+        bytes(2, count)
+            .chunks(7_000)
+            .try_for_each(|some| writer.write(some))?;
+        writer.commit(&who(), "k", meta("e"), &always())
+    };
+    replace(100_000).unwrap();
+    over(replace(100_001));
+    // A project over a quota that was lowered may still make its objects smaller.
+    let project = json!({"name": "blue", "quota": {"bytes": 10}});
+    store
+        .record_put(&who(), "project", "blue", &project, None)
+        .unwrap();
+    over(replace(100_001));
+    replace(90_000).unwrap();
+    // Where versions are kept nothing makes way, and where they are suspended only the version null.
+    let project = json!({"name": "blue", "quota": {"bytes": 100_000}});
+    store
+        .record_put(&who(), "project", "blue", &project, None)
+        .unwrap();
+    let versioning = |versioning| {
+        let change = BucketChange {
+            versioning: Some(versioning),
+            ..BucketChange::default()
+        };
+        store.bucket_configure(&who(), "blue", &change).unwrap();
+    };
+    versioning(Versioning::Enabled);
+    over(replace(10_001));
+    replace(5_000).unwrap();
+    versioning(Versioning::Suspended);
+    over(replace(95_001));
+    replace(95_000).unwrap();
+    assert_eq!(store.usage("blue").unwrap().bytes, 100_000);
+    sound(&store, 1);
 }
 
 #[test]

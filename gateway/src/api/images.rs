@@ -1,13 +1,12 @@
 //! Images: sealed maps published for others under an id that is their content's digest.
 
-use super::{Asking, Json, Path, Problem, Reply, Route, buckets, sees};
+use super::{Asking, ImageShown, Json, Path, Problem, Reply, Route, buckets, sees};
 use crate::blocking::run;
 use access::Resource;
 use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use blockstore::image::ImageInfo;
 use blockstore::object::Copied;
 use blockstore::{Kind, Store, Subject, Who};
 use serde::{Deserialize, Serialize};
@@ -28,7 +27,7 @@ pub struct ImageAdd {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageAdded {
     /// The image.
-    pub image: ImageInfo,
+    pub image: ImageShown,
     /// Bytes shared and bytes written anew.
     pub copied: Copied,
 }
@@ -37,7 +36,7 @@ pub struct ImageAdded {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageList {
     /// The images.
-    pub images: Vec<ImageInfo>,
+    pub images: Vec<ImageShown>,
 }
 
 pub(super) fn routes() -> Vec<Route> {
@@ -66,7 +65,7 @@ async fn list(
             let mut named = std::iter::once(&image.id).chain(&image.names);
             named.any(|name| access.visible(&caller, "image:Describe", &Resource::Image(name)))
         });
-        Ok::<_, Problem>(images)
+        Ok::<_, Problem>(ImageShown::all(&store, images))
     })
     .await?;
     Ok(Json(ImageList { images }))
@@ -79,7 +78,9 @@ async fn add(
 ) -> Reply<(StatusCode, Json<ImageAdded>)> {
     let (image, copied) = run(move || {
         let added = store.image_add(&who, &ask.bucket, &ask.key, &ask.name);
-        added.map_err(|error| suggest_object(&store, &who, error, &ask.bucket, &ask.key))
+        added
+            .map(|(image, copied)| (ImageShown::of(&store, image), copied))
+            .map_err(|error| suggest_object(&store, &who, error, &ask.bucket, &ask.key))
     })
     .await?;
     Ok((StatusCode::CREATED, Json(ImageAdded { image, copied })))
@@ -89,10 +90,11 @@ async fn show(
     State(store): State<Store>,
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
-) -> Reply<Json<ImageInfo>> {
+) -> Reply<Json<ImageShown>> {
     run(move || {
         store
             .image(&name)
+            .map(|image| ImageShown::of(&store, image))
             .map_err(|error| suggest(&store, &who, error, &name))
     })
     .await
