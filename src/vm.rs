@@ -11,12 +11,12 @@ use gateway::api::ImageList;
 use std::path::{Path as FilePath, PathBuf};
 use std::time::{Duration, Instant};
 use vmctl::api::{HostList, InstanceList, Removed};
-use vmctl::{DataVolume, Instance, InstanceSpec, Network};
+use vmctl::{Addresses, Console, DataVolume, Explanation, Instance, InstanceSpec, Network};
 
 /// How often a waiting command looks.
 const LOOK: Duration = Duration::from_millis(500);
-/// Lines of the console that a waiting command looks at.
-const LINES: usize = 2000;
+/// Lines of the console among which the last that says anything is looked for.
+const LINES: u64 = 100;
 
 /// Instances.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,7 @@ read-only unless :rw says otherwise. User data and ssh keys reach the guest by a
 Examples:
   infall vm run web1 --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub --wait
   infall vm run web1 --image debian-12 --volume s3://data/set.img --user-data ci.yml
+  infall vm run web1 --image debian-12 --network bridge=br0 --network-config net.yml --wait
   infall vm run db1 --image debian-12 --disk 40G --cpus 2 --memory 4G --volume db1-data:rw
   infall vm run old --root-volume root1
   infall vm run file --boot-file /mnt/infall/volumes/root1.raw
@@ -48,13 +49,25 @@ Examples:
         /// The instance
         name: String,
     },
+    /// Say why an instance is where it is, and where its disks' bytes are
+    #[command(after_help = "\
+Examples:
+  infall vm explain web1
+  infall vm explain web1 --json | jq '.disks[].elsewhere_bytes'")]
+    Explain {
+        /// The instance
+        name: String,
+    },
     /// Start an instance, or let a paused one go on
     #[command(after_help = "\
 Examples:
-  infall vm start web1")]
+  infall vm start web1
+  infall vm start web1 --wait                    until one can log in")]
     Start {
         /// The instance
         name: String,
+        #[command(flatten)]
+        waiting: Waiting,
     },
     /// Ask an instance to power off; its disks stay
     #[command(after_help = "\
@@ -126,6 +139,9 @@ pub(crate) struct Run {
     /// Boot from a clone of this image
     #[arg(long)]
     image: Option<String>,
+    /// The image may be a deprecated one
+    #[arg(long, requires = "image")]
+    deprecated: bool,
     /// Or boot from this volume, as it is
     #[arg(long, alias = "volume-root", value_name = "VOLUME")]
     root_volume: Option<String>,
@@ -153,8 +169,8 @@ pub(crate) struct Run {
     /// A public key for the image's user: a .pub file, or the key itself [default: those of infall user sshkey]
     #[arg(long = "ssh-key", value_name = "KEY")]
     ssh_keys: Vec<String>,
-    /// user, none, or bridge:NAME
-    #[arg(long, default_value = "user")]
+    /// user (QEMU's own, outwards only), none, bridge=BRIDGE of the host, network=NETWORK of libvirt
+    #[arg(long, default_value = "user", value_name = "HOW")]
     network: String,
     /// Boot this kernel instead of what the disk's boot loader picks
     #[arg(long, value_name = "FILE")]
@@ -165,12 +181,19 @@ pub(crate) struct Run {
     /// Command line for --kernel
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     cmdline: Option<String>,
-    /// Return only when the console shows --wait-for
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Whether to wait for a guest that was started.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Waiting {
+    /// Return only when its ssh server answers; without a network, when its console says "login:"
     #[arg(long)]
     wait: bool,
-    /// What a line of the console must hold
-    #[arg(long, value_name = "TEXT", default_value = "login:")]
-    wait_for: String,
+    /// With --wait: instead, when a line of its console holds this
+    #[arg(long, value_name = "TEXT", requires = "wait")]
+    wait_for: Option<String>,
     /// How long to wait
     #[arg(long, value_parser = parse_duration, default_value = "5m")]
     timeout: Duration,
@@ -187,13 +210,26 @@ pub(crate) async fn run(context: &Context, verb: Verb) -> Outcome {
         }
         Verb::Show { name } => {
             let instance: Instance = client.get(&Path::new(["vms", &name])).await?;
-            context.show(&instance, || facts(&instance));
+            // Worth a look, not a failure.
+            let found = match instance.state.is_active() {
+                true => addresses(&client, &name, false).await.unwrap_or_default(),
+                false => Addresses::default(),
+            };
+            context.show(&instance, || facts(&instance, &found));
         }
-        Verb::Start { name } => {
+        Verb::Explain { name } => {
+            let told: Explanation = client.get(&Path::new(["vms", &name, "explain"])).await?;
+            context.show(&told, || explained(&told));
+        }
+        Verb::Start { name, waiting } => {
+            let began = Instant::now();
+            let said = waiting.said_before(&client, &name).await?;
             let path = Path::new(["vms", &name, "start"]);
             let instance: Instance = client.post(&path, &serde_json::json!({})).await?;
-            context.show(&instance, || {
-                format!("{}  {}\n", instance.name, state(&instance))
+            let ready = waiting.done(&client, &instance, said, began).await?;
+            context.show(&instance, || match &ready {
+                Some(ready) => format!("{}  {}  {ready}\n", instance.name, instance.state),
+                None => format!("{}  {}\n", instance.name, state(&instance)),
             });
         }
         Verb::Stop {
@@ -233,15 +269,8 @@ async fn start_new(context: &Context, client: &Client, arguments: Run) -> Outcom
         Ok(instance) => instance,
         Err(failure) => return Err(suggest(client, failure, arguments.image.as_deref()).await),
     };
-    if arguments.wait {
-        wait(
-            client,
-            &instance.name,
-            &arguments.wait_for,
-            arguments.timeout,
-        )
-        .await?;
-    }
+    crate::image::warn(instance.copied.as_ref());
+    let ready = arguments.waiting.done(client, &instance, 0, began).await?;
     let took = began.elapsed();
     // What is told beside is worth a look, not a failure.
     let hosts: Option<HostList> = client.get(&Path::new(["hosts"])).await.ok();
@@ -253,21 +282,17 @@ async fn start_new(context: &Context, client: &Client, arguments: Run) -> Outcom
     context.show(&instance, || {
         let host = hosts.iter().flat_map(|list| &list.hosts).next();
         let host = host.map_or_else(String::new, |host| format!(" on host {}", host.facts.name));
-        let took = render::duration(took);
-        let mut ready = if arguments.wait {
-            format!("{:?} after {took}", arguments.wait_for)
-        } else {
-            format!("started in {took}")
-        };
-        if let Some(accelerator) = instance.accelerator {
-            ready.push_str(&format!(" ({})", accelerator.to_string().to_uppercase()));
-        }
+        let waited = ready.is_some();
+        let ready = ready.unwrap_or_else(|| {
+            let started = format!("started in {}", render::duration(took));
+            with_accelerator(started, &instance)
+        });
         let copied = instance
             .copied
             .as_ref()
             .map_or(0, |copied| copied.rewritten_bytes);
         let mut disk = format!("disk: {} copied", render::bytes(copied));
-        if arguments.wait {
+        if waited {
             disk.push_str(&format!(", {} read at boot", render::bytes(read)));
         }
         format!(
@@ -287,6 +312,7 @@ fn spec(arguments: &Run) -> Outcome<InstanceSpec> {
     let spec = InstanceSpec {
         name: arguments.name.clone(),
         image: arguments.image.clone(),
+        deprecated: arguments.deprecated,
         root_volume: arguments.root_volume.clone(),
         boot_file: arguments.boot_file.as_deref().map(absolute).transpose()?,
         root_bytes: arguments.disk,
@@ -333,37 +359,155 @@ fn ssh_key(text: &str) -> Outcome<String> {
     text_of(FilePath::new(text)).map(|line| line.trim().to_owned())
 }
 
-async fn wait(client: &Client, name: &str, wanted: &str, patience: Duration) -> Outcome {
-    let until = Instant::now() + patience;
-    loop {
-        let path = Path::new(["vms", name, "console"]).query([("lines", Some(LINES.to_string()))]);
-        let console: vmctl::Console = client.get(&path).await?;
-        if console.lines.iter().any(|line| line.contains(wanted)) {
-            return Ok(());
+/// By what a guest is known to be up.
+enum Sign<'a> {
+    /// Its ssh server greets.
+    Ssh,
+    /// A line of its console holds this.
+    Console(&'a str),
+}
+
+impl Waiting {
+    /// Where the log of its console ends, if what comes behind that is waited for: it has all that an
+    /// instance ever said.
+    async fn said_before(&self, client: &Client, name: &str) -> Outcome<u64> {
+        if !self.wait {
+            return Ok(0);
         }
         let instance: Instance = client.get(&Path::new(["vms", name])).await?;
-        let last = console
-            .lines
-            .iter()
-            .rev()
-            .find(|line| !line.trim().is_empty());
-        let said = last.map_or_else(
-            || "its console is empty".to_owned(),
-            |line| format!("its console last said {:?}", line.trim()),
-        );
+        match Sign::of(&instance, self.wait_for.as_deref()) {
+            Sign::Ssh => Ok(0),
+            Sign::Console(_) => Ok(console(client, name, ("lines", 0)).await?.end),
+        }
+    }
+
+    /// Waits if that was asked for; then what came true, and when.
+    async fn done(
+        &self,
+        client: &Client,
+        instance: &Instance,
+        said: u64,
+        began: Instant,
+    ) -> Outcome<Option<String>> {
+        if !self.wait {
+            return Ok(None);
+        }
+        let sign = Sign::of(instance, self.wait_for.as_deref());
+        wait(client, &instance.name, &sign, said, self.timeout).await?;
+        let took = render::duration(began.elapsed());
+        let ready = match sign {
+            Sign::Ssh => format!("ssh ready in {took}"),
+            Sign::Console(text) => format!("{text:?} after {took}"),
+        };
+        Ok(Some(with_accelerator(ready, instance)))
+    }
+}
+
+fn with_accelerator(text: String, instance: &Instance) -> String {
+    match instance.accelerator {
+        Some(accelerator) => format!("{text} ({})", accelerator.to_string().to_uppercase()),
+        None => text,
+    }
+}
+
+impl<'a> Sign<'a> {
+    fn of(instance: &Instance, wanted: Option<&'a str>) -> Self {
+        match (wanted, &instance.network) {
+            (Some(text), _) => Self::Console(text),
+            (None, Network::None) => Self::Console("login:"),
+            (None, Network::User | Network::Bridge(_) | Network::Named(_)) => Self::Ssh,
+        }
+    }
+
+    /// What did not happen, and what to do where it never will.
+    fn missing(&self) -> (String, &'static str) {
+        match self {
+            Self::Console(text) => (format!("did not say {text:?}"), ""),
+            Self::Ssh => (
+                "no ssh server answers there".into(),
+                "; a guest without one: --wait --wait-for TEXT",
+            ),
+        }
+    }
+}
+
+async fn addresses(client: &Client, name: &str, greeting: bool) -> Outcome<Addresses> {
+    let path = Path::new(["vms", name, "addresses"])
+        .query([("greeting", greeting.then(|| "true".to_owned()))]);
+    client.get(&path).await
+}
+
+/// Until the sign is seen; on the console, behind byte `said` of its log.
+async fn wait(
+    client: &Client,
+    name: &str,
+    sign: &Sign<'_>,
+    said: u64,
+    patience: Duration,
+) -> Outcome {
+    let until = Instant::now() + patience;
+    let mut heard = Heard { after: said };
+    loop {
+        // Looked at before the sign: a guest that has ended by then will not give it.
+        let instance: Instance = client.get(&Path::new(["vms", name])).await?;
         let ended = !instance.state.is_active();
+        let there = match sign {
+            Sign::Console(text) => heard.says(client, name, text).await?,
+            Sign::Ssh => match addresses(client, name, true).await {
+                // It may end, or be paused, between the two questions.
+                Err(failure) if failure.exit() == Exit::Conflict => false,
+                found => found?.greeting.is_some(),
+            },
+        };
+        if there {
+            return Ok(());
+        }
         if ended || Instant::now() > until {
-            let what = if ended {
-                instance.state.to_string()
-            } else {
-                "still not ready".into()
+            let what = match ended {
+                true => instance.state.to_string(),
+                false => "still not ready".into(),
             };
-            let message = format!("instance {name:?} is {what} and did not say {wanted:?}; {said}");
-            return Err(Failure::new(Exit::Unavailable, "instance", message)
-                .hint(format!("It is not removed. Look: infall vm console {name}")));
+            let (missing, otherwise) = sign.missing();
+            // Not everyone who may look at an instance may read its console.
+            let console = console(client, name, ("lines", LINES)).await.ok();
+            let mut lines = console
+                .iter()
+                .flat_map(|console| console.lines.iter().rev());
+            let said = match lines.find(|line| !line.trim().is_empty()) {
+                Some(line) => format!("its console last said {:?}", line.trim()),
+                None => "its console shows nothing".to_owned(),
+            };
+            let message = format!("instance {name:?} is {what}: {missing}; {said}");
+            let hint = format!("It is not removed. Look: infall vm console {name}{otherwise}");
+            return Err(Failure::new(Exit::Unavailable, "instance", message).hint(hint));
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// How far a console was listened to: whole lines up to a byte of its log.
+struct Heard {
+    after: u64,
+}
+
+impl Heard {
+    /// Whether a line behind that byte holds `text`, one without an end yet included: a prompt is such.
+    async fn says(&mut self, client: &Client, name: &str, text: &str) -> Outcome<bool> {
+        let whole = console(client, name, ("after", self.after)).await?;
+        self.after = whole.end;
+        let last = console(client, name, ("lines", 1)).await?;
+        let unfinished = last.lines.iter().filter(|_| last.end > whole.end);
+        Ok(whole
+            .lines
+            .iter()
+            .chain(unfinished)
+            .any(|line| line.contains(text)))
+    }
+}
+
+async fn console(client: &Client, name: &str, (part, number): (&str, u64)) -> Outcome<Console> {
+    let path = Path::new(["vms", name, "console"]).query([(part, Some(number.to_string()))]);
+    client.get(&path).await
 }
 
 /// The nearest image to one that was not found.
@@ -372,7 +516,8 @@ async fn suggest(client: &Client, failure: Failure, image: Option<&str>) -> Fail
         Some(asked) if failure.is_about("image") && failure.exit() == Exit::NotFound => {
             let list: Outcome<ImageList> = client.get(&Path::new(["images"])).await;
             let names = list.map(|list| list.images).unwrap_or_default();
-            Failure::missing("image", asked, names.iter().flat_map(|image| &image.names))
+            let names = names.iter().flat_map(|image| &image.image.names);
+            Failure::missing("image", asked, names)
         }
         _ => failure,
     }
@@ -422,7 +567,42 @@ fn table(list: &InstanceList) -> String {
     table.to_string()
 }
 
-fn facts(instance: &Instance) -> String {
+fn explained(told: &Explanation) -> String {
+    let mut disks = Table::new(["DISK", "LENGTH", "STORED HERE", "ELSEWHERE", "COPIED"]);
+    for disk in &told.disks {
+        let stored = match &disk.missing {
+            Some(why) => why.clone(),
+            None => render::bytes(disk.here_bytes),
+        };
+        disks.row([
+            disk.source.clone(),
+            render::bytes(disk.length_bytes),
+            stored,
+            render::bytes(disk.elsewhere_bytes),
+            render::bytes(disk.copied_bytes),
+        ]);
+    }
+    let mut hosts = Table::new(["HOST", "", "DATA THERE", "CPUS", "FREE MEMORY"]);
+    for host in &told.candidates {
+        hosts.row([
+            host.host.clone(),
+            if host.chosen { "chosen" } else { "" }.to_owned(),
+            render::bytes(host.here_bytes),
+            format!("{} ({} wanted)", host.cpus.0, host.cpus.1),
+            format!(
+                "{} ({} wanted)",
+                render::bytes(host.memory_bytes.0),
+                render::bytes(host.memory_bytes.1)
+            ),
+        ]);
+    }
+    format!(
+        "{} is on {}: {}\n\n{disks}\n{hosts}",
+        told.instance, told.host, told.reason
+    )
+}
+
+fn facts(instance: &Instance, found: &Addresses) -> String {
     let mut table = Table::new(["name", &instance.name]);
     table.row(["state", &state(instance)]);
     table.row(["project", &instance.project]);
@@ -435,6 +615,9 @@ fn facts(instance: &Instance) -> String {
         table.row(["volume", &volume.to_string()]);
     }
     table.row(["network", &instance.network.to_string()]);
+    for address in &found.addresses {
+        table.row(["address", &address.to_string()]);
+    }
     if let Some(copied) = &instance.copied {
         table.row(["root disk", &render::copied(copied)]);
     }

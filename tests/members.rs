@@ -1,8 +1,8 @@
 //! Instances of projects, in the real program on a libvirtd of its own: who may run them, see them, type
 //! at them and log in to them; and what the journal says of those who may not.
 //!
-//! The certificates are held against a real sshd: one on loopback, and one in a guest, which is reached
-//! through the server alone.
+//! The certificates are held against a real sshd: one on loopback, and those in guests, on QEMU's own
+//! network and on a bridge, which are reached through the server alone.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -12,6 +12,8 @@ mod harness;
 #[path = "../vmctl/tests/harness/mod.rs"]
 #[allow(dead_code, reason = "only its libvirtd is used here")]
 mod lab;
+#[path = "members/lan.rs"]
+mod lan;
 #[path = "members/people.rs"]
 mod people;
 #[path = "members/sshd.rs"]
@@ -402,6 +404,77 @@ fn ssh_and_console_reach_a_guest_through_the_server() {
     first.ends_within(Duration::from_secs(40));
     root.infall(&["vm", "rm", "g1", "--disks"]).ok();
     root.infall(&["volume", "rm", "g1-disk"]).ok();
+}
+
+/// libvirt knows the address of such a guest by the host's ARP table alone.
+#[test]
+fn a_guest_on_a_bridge_is_found_and_entered_like_any_other() {
+    let site = Site::start();
+    let bridge = lan::Bridge::new();
+    let root = site.root();
+    let alice = site.user("root/alice", "VMOperator");
+    let (kernel, initrd) = guest::with_sshd(site.folder());
+    root.infall(&["volume", "create", "b1-disk", "--length", "1M"])
+        .ok();
+    let network = format!("bridge={}", bridge.name);
+    let cmdline = format!(
+        "console=ttyS0 quiet guest_at={}/30 guest_via={}",
+        bridge.guest, bridge.host
+    );
+    let run = [
+        "vm",
+        "run",
+        "b1",
+        "--root-volume",
+        "b1-disk",
+        "--memory",
+        "256",
+        "--kernel",
+        &kernel,
+        "--initrd",
+        &initrd,
+        "--cmdline",
+        &cmdline,
+        "--network",
+        &network,
+        "--wait",
+        "--timeout",
+        "180s",
+    ];
+    let said = root.infall(&run).ok();
+    assert!(said.contains("ssh ready in "), "{said}");
+    let shown = root.infall(&["vm", "show", "b1"]).ok();
+    assert!(
+        shown.contains(&bridge.guest) && shown.contains(&network),
+        "{shown}"
+    );
+    let inside = alice.infall(&["vm", "ssh", "b1", "--", "hostname"]).ok();
+    assert_eq!(inside, "b1\n");
+
+    // What the console said before the start is not what is waited for.
+    root.infall(&["vm", "stop", "b1", "--force", "--timeout", "0s"])
+        .ok();
+    let started = root.infall(&[
+        "vm",
+        "start",
+        "b1",
+        "--wait",
+        "--wait-for",
+        "SSHD-UP",
+        "--timeout",
+        "180s",
+    ]);
+    assert!(started.ok().contains("\"SSHD-UP\" after "));
+    root.infall(&["vm", "rm", "b1", "--disks"]).ok();
+    let nowhere = root.infall(&with(
+        &["vm", "run", "b2", "--root-volume", "b1-disk"],
+        &["--network", "bridge=infall-none"],
+    ));
+    assert!(
+        nowhere.code != 0 && nowhere.stderr.contains("infall-none"),
+        "a bridge that is not there is named: {nowhere:?}"
+    );
+    root.infall(&["volume", "rm", "b1-disk"]).ok();
 }
 
 fn with<'a>(words: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {

@@ -1,4 +1,6 @@
-//! A guest that does what cloud-init would with the seed's vendor data, and runs Debian's own sshd.
+//! A guest that does what cloud-init would with the seed's vendor data, and runs Debian's own sshd. Its
+//! address is that of QEMU's user-mode network unless the kernel's command line says `guest_at=ADDRESS/BITS
+//! guest_via=ROUTER`; it says a word to its router.
 
 use crate::harness::run;
 use std::collections::BTreeSet;
@@ -16,7 +18,10 @@ mkdir -p /dev/pts; mount -t devpts devpts /dev/pts
 while read -r m; do insmod /modules/$m || echo "no module $m"; done < /modules/order
 for i in 1 2 3 4 5 6 7 8 9 10; do mount -t iso9660 -o ro /dev/sr0 /seed 2>/dev/null && break; usleep 300000; done
 hostname "$(sed -n 's/^local-hostname: *"\(.*\)"/\1/p' /seed/meta-data)"
-ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
+told() { sed -n "s/.*\<$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
+at=$(told guest_at); via=$(told guest_via); via=${via:-10.0.2.2}
+ip link set lo up; ip link set eth0 up; ip addr add ${at:-10.0.2.15/24} dev eth0; ip route add default via $via
+ping -c 1 -W 3 $via >/dev/null || echo "$via does not answer"
 sh /seed/vendor-data || echo VENDOR-DATA-FAILED
 /usr/sbin/sshd -E /dev/ttyS0 && echo SSHD-UP || echo SSHD-FAILED
 exec setsid -c sh </dev/ttyS0 >/dev/ttyS0 2>&1

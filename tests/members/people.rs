@@ -34,10 +34,17 @@ pub(crate) struct Person {
 
 impl Site {
     pub(crate) fn start() -> Self {
+        Self::start_under(|_| Vec::new())
+    }
+
+    /// The same with more variables of the server's environment, told once its folder is there.
+    pub(crate) fn start_under(more: impl FnOnce(&Path) -> Vec<(String, String)>) -> Self {
         let server = Server::start_under(|folder| {
             // QEMU is another user and has to pass.
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).unwrap();
-            vec![("INFALL_VM_URI".into(), lab::libvirt().into())]
+            let mut environment = more(folder);
+            environment.push(("INFALL_VM_URI".into(), lab::libvirt().into()));
+            environment
         });
         Self {
             folder: server.scratch().to_owned(),

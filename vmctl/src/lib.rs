@@ -20,7 +20,9 @@ mod ssh;
 mod tunnel;
 
 pub use console::Console;
-pub use instance::{Host, Machines, Resumed, Sockets};
+pub use instance::{
+    Addresses, Candidate, DiskBytes, Explanation, Host, Machines, Resumed, Sockets,
+};
 pub use record::Instance;
 pub use spec::{DataVolume, InstanceSpec, Network, Root};
 pub use ssh::{LIFETIME as SSH_LIFETIME, SshAsk, SshCertificate};

@@ -22,7 +22,7 @@ pub struct Seed<'a> {
     pub hostname: &'a str,
     /// As the user gave it; an empty `#cloud-config` if absent.
     pub user_data: Option<&'a str>,
-    /// Ours: a script that runs at the first boot, whatever the user data says; left out if absent.
+    /// Ours: a script that runs whatever the user data says; left out if absent.
     pub vendor_data: Option<&'a str>,
     /// As the user gave it; left out if absent, cloud-init then asks for DHCP.
     pub network_config: Option<&'a str>,

@@ -33,6 +33,9 @@ pub struct InstanceSpec {
     /// Boot from a clone of this image (name or id); the clone is the volume `<name>-root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The image may be a deprecated one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deprecated: bool,
     /// Or boot from this volume, as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_volume: Option<String>,
@@ -114,7 +117,8 @@ pub enum DataVolume {
     },
 }
 
-/// How an instance reaches others. Written `user`, `none` or `bridge:<name>`.
+/// How an instance reaches others. Written `user`, `none`, `bridge=<name>` or `network=<name>`, as
+/// virt-install has it; `bridge:<name>`, which 0.1.0 wrote at first, is read too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Network {
@@ -125,6 +129,8 @@ pub enum Network {
     None,
     /// A port of this bridge of the host.
     Bridge(String),
+    /// This network of libvirt (libvirt, "Network XML format"); `default` has addresses by DHCP.
+    Named(String),
 }
 
 impl InstanceSpec {
@@ -134,6 +140,11 @@ impl InstanceSpec {
         let root = self.root()?;
         if let Root::File(path) = root {
             check_path("boot_file", path)?;
+        }
+        if self.deprecated && self.image.is_none() {
+            return Err(invalid(
+                "deprecated lets an image be a deprecated one; without image it has no meaning",
+            ));
         }
         if self.root_bytes.is_some() && self.image.is_none() {
             return Err(invalid(
@@ -279,12 +290,14 @@ impl FromStr for Network {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text.split_once(':') {
+        match text.split_once(['=', ':']) {
             None if text == "user" => Ok(Self::User),
             None if text == "none" => Ok(Self::None),
             Some(("bridge", name)) if is_interface(name) => Ok(Self::Bridge(name.into())),
+            Some(("network", name)) if is_network(name) => Ok(Self::Named(name.into())),
             _ => Err(invalid(format!(
-                "network {text:?} is none of user, none, bridge:<name>"
+                "network {text:?} is none of user, none, bridge=<bridge of the host>, \
+                 network=<network of libvirt>"
             ))),
         }
     }
@@ -295,7 +308,8 @@ impl fmt::Display for Network {
         match self {
             Self::User => out.write_str("user"),
             Self::None => out.write_str("none"),
-            Self::Bridge(name) => write!(out, "bridge:{name}"),
+            Self::Bridge(name) => write!(out, "bridge={name}"),
+            Self::Named(name) => write!(out, "network={name}"),
         }
     }
 }
@@ -387,6 +401,14 @@ fn check_ssh_key(key: &str) -> Result<()> {
 /// IFNAMSIZ of Linux is 16 with the closing zero.
 fn is_interface(name: &str) -> bool {
     (1..=15).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+}
+
+/// libvirt takes almost any name; these can be typed.
+fn is_network(name: &str) -> bool {
+    (1..=64).contains(&name.len())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
@@ -514,16 +536,20 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_user_none_or_a_bridge() {
-        for text in ["user", "none", "bridge:br0"] {
+    fn a_network_is_user_none_a_bridge_or_one_of_libvirts() {
+        for text in ["user", "none", "bridge=br0", "network=default"] {
             assert_eq!(text.parse::<Network>().expect(text).to_string(), text);
         }
+        let early: Network = "bridge:br0".parse().expect("as it was written at first");
+        assert_eq!(early, Network::Bridge("br0".into()));
         for text in [
             "",
             "tap",
             "bridge:",
             "bridge:a/b",
-            "bridge:0123456789abcdef",
+            "bridge=0123456789abcdef",
+            "network=",
+            "network=a/b",
         ] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }

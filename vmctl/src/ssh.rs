@@ -5,7 +5,7 @@
 //!    which the guest's sshd holds against itself. An instance made later under the same name has
 //!    another uuid.
 //! 3. It is good for [`LIFETIME`]; a session that began in time goes on.
-//! 4. A guest learns of the authority by the seed's vendor data: a script that no user data replaces
+//! 4. A guest learns of the authority by the seed's vendor data: a boothook that no user data replaces
 //!    (cloud-init, "Vendor data").
 //!
 //! OpenSSH, PROTOCOL.certkeys has the format; sshd_config(5), `TrustedUserCAKeys` and
@@ -183,14 +183,16 @@ fn check_login(login: &str) -> Result<()> {
     Err(Error::new(Kind::Invalid, Subject::Record, text))
 }
 
-/// What the guest runs at its first boot: from then on its sshd takes the authority's certificates for
-/// this instance. An sshd from before `Include` (OpenSSH 8.2) gets the lines at the top of its own file,
-/// where no `Match` block can catch them.
+/// What the guest runs early in each boot, before its sshd (cloud-init, "User data formats", "Cloud
+/// boothook"), so that who is greeted can log in: its sshd takes the authority's certificates for this
+/// instance. An sshd from before `Include` (OpenSSH 8.2) gets the lines at the top of its own file, where
+/// no `Match` block can catch them.
 pub(crate) fn guest_script(authority: &str, instance: Uuid) -> String {
     // Its values are our own: a public key's line without quotes, and a uuid.
     let principal = principal(instance, "%u");
     format!(
-        r#"#!/bin/sh
+        r#"#cloud-boothook
+#!/bin/sh
 # Infall: sshd lets in who shows a certificate of this authority for this instance and this user.
 set -e
 umask 022
@@ -207,8 +209,14 @@ elif ! grep -qs '^TrustedUserCAKeys /etc/ssh/infall_ca.pub' /etc/ssh/sshd_config
     {{ cat /etc/ssh/infall.conf; cat /etc/ssh/sshd_config 2>/dev/null || :; }} > /etc/ssh/sshd_config.infall
     mv /etc/ssh/sshd_config.infall /etc/ssh/sshd_config
 fi
+# One that runs reads it again. Early in the boot it does not yet, and whoever waited for it would wait for ever:
+# it waits for cloud-init.
 for unit in ssh sshd; do
-    systemctl reload "$unit" 2>/dev/null || service "$unit" reload 2>/dev/null || :
+    if [ -d /run/systemd/system ]; then
+        systemctl --quiet is-active "$unit" 2>/dev/null && systemctl --no-block reload "$unit" || :
+    else
+        service "$unit" reload 2>/dev/null || :
+    fi
 done
 "#
     )
@@ -270,6 +278,51 @@ mod tests {
             (CertType::User, "user/alice")
         );
         assert_eq!(read.critical_options().len(), 0);
+    }
+
+    #[test]
+    fn the_guests_script_is_a_boothook_that_may_run_again() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let etc = root.path().join("etc");
+        let instance = Uuid::new_v4();
+        let script = guest_script("ssh-ed25519 AAAA infall", instance);
+        assert!(
+            script.starts_with("#cloud-boothook\n#!/bin/sh\n"),
+            "{script}"
+        );
+        // No sshd of ours is to be told to read its settings again.
+        let script = script
+            .replace("/etc/ssh", &etc.join("ssh").display().to_string())
+            .replace("for unit in ssh sshd", "for unit in");
+        let run = || {
+            let done = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .status();
+            assert!(done.expect("sh").success());
+        };
+        let settings = |name: &str| std::fs::read_to_string(etc.join("ssh").join(name));
+        let principals = format!("AuthorizedPrincipalsCommand /bin/echo {instance}:%u\n");
+        for (own, file) in [
+            (
+                "Include ETC/ssh/sshd_config.d/*.conf\n",
+                "sshd_config.d/05-infall.conf",
+            ),
+            ("Port 22\n", "sshd_config"),
+        ] {
+            std::fs::create_dir_all(etc.join("ssh")).expect("mkdir");
+            let own = own.replace("ETC", &etc.display().to_string());
+            std::fs::write(etc.join("ssh/sshd_config"), &own).expect("write");
+            run();
+            run();
+            let said = settings(file).expect(file);
+            assert_eq!(said.matches(&principals).count(), 1, "{said}");
+            assert!(settings("sshd_config").expect("kept").ends_with(&own));
+            assert_eq!(
+                settings("infall_ca.pub").expect("key"),
+                "ssh-ed25519 AAAA infall\n"
+            );
+            std::fs::remove_dir_all(&etc).expect("rm");
+        }
     }
 
     #[test]

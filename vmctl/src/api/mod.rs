@@ -4,6 +4,7 @@
 //! POST   /vms                          InstanceSpec      201 Instance
 //! GET    /vms                                            {"instances": [Instance]}
 //! GET    /vms/{name}                                     Instance
+//! GET    /vms/{name}/explain                             Explanation
 //! POST   /vms/{name}/start                               Instance
 //! POST   /vms/{name}/stop?timeout_s=60&force=false       Instance
 //! GET    /vms/{name}/console?lines=100                   Console
@@ -11,17 +12,19 @@
 //! GET    /vms/{name}/console/attach                      101, bytes both ways
 //! POST   /vms/{name}/ssh               SshAsk            201 SshCertificate
 //! GET    /vms/{name}/ssh                                 101, bytes both ways with the guest's sshd
+//! GET    /vms/{name}/addresses?greeting=false            Addresses
 //! DELETE /vms/{name}?disks=false                         {"name", "volumes"}
 //! GET    /hosts                                          {"hosts": [Host]}
 //! POST   /hosts/probe                                    Verdict
 //! ```
 //!
-//! Errors look as everywhere in the API: `{"error": {"kind", "subject", "message", "source"}}`.
+//! Errors look as everywhere in the API: whoever merges the routes says how ([`Failure`]).
 
 mod failure;
 
 use crate::console::Console;
-use crate::instance::{Host, Machines};
+use crate::instance::entering::{self, Guest};
+use crate::instance::{Addresses, Explanation, Host, Machines, Pass};
 use crate::probe::Verdict;
 use crate::record::Instance;
 use crate::spec::InstanceSpec;
@@ -35,10 +38,12 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use blockstore::{Error, Kind, Subject, Who};
-use failure::Failure;
+pub use failure::Failure;
+use failure::no_upgrade;
 use hyper::upgrade::OnUpgrade;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 /// Seconds a stop waits for the guest unless told otherwise.
 pub const STOP_TIMEOUT_S: u64 = 60;
@@ -86,6 +91,13 @@ struct ConsoleQuery {
     after: Option<u64>,
 }
 
+/// Whether to hear its ssh server, too.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AddressesQuery {
+    greeting: bool,
+}
+
 /// What goes with the instance.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -94,17 +106,19 @@ struct RemoveQuery {
 }
 
 /// The routes. The [`Who`] for the journal comes from the request's extensions, else it is the server.
-pub fn router(machines: Machines) -> Router {
+pub fn router<F: Failure>(machines: Machines) -> Router {
     Router::new()
-        .route("/vms", get(list).post(run))
-        .route("/vms/{name}", get(show).delete(remove))
-        .route("/vms/{name}/start", post(start))
-        .route("/vms/{name}/stop", post(stop))
-        .route("/vms/{name}/console", get(console))
-        .route("/vms/{name}/console/attach", get(attach))
-        .route("/vms/{name}/ssh", get(connect).post(certify))
-        .route("/hosts", get(hosts))
-        .route("/hosts/probe", post(probe))
+        .route("/vms", get(list::<F>).post(run::<F>))
+        .route("/vms/{name}", get(show::<F>).delete(remove::<F>))
+        .route("/vms/{name}/explain", get(explain::<F>))
+        .route("/vms/{name}/start", post(start::<F>))
+        .route("/vms/{name}/stop", post(stop::<F>))
+        .route("/vms/{name}/console", get(console::<F>))
+        .route("/vms/{name}/console/attach", get(attach::<F>))
+        .route("/vms/{name}/ssh", get(connect::<F>).post(certify::<F>))
+        .route("/vms/{name}/addresses", get(addresses::<F>))
+        .route("/hosts", get(hosts::<F>))
+        .route("/hosts/probe", post(probe::<F>))
         .with_state(machines)
 }
 
@@ -112,16 +126,16 @@ type Asker = Option<Extension<Who>>;
 type Engine = Option<Extension<Access>>;
 type Calling = Option<Extension<Caller>>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
-type Reply<T> = Result<Json<T>, Failure>;
+type Reply<T, F> = Result<Json<T>, F>;
 
-async fn run(
+async fn run<F: Failure>(
     State(machines): State<Machines>,
     asker: Asker,
     (access, caller): (Engine, Calling),
     spec: Result<Json<InstanceSpec>, JsonRejection>,
-) -> Result<(StatusCode, Json<Instance>), Failure> {
+) -> Result<(StatusCode, Json<Instance>), F> {
     let Json(mut spec) = spec?;
-    let Json(instance) = blocking(move || {
+    let Json(instance) = blocking::<_, F>(move || {
         if spec.ssh_keys.is_empty() {
             spec.ssh_keys = own_keys(access, caller)?;
         }
@@ -149,11 +163,11 @@ fn own_keys(access: Engine, caller: Calling) -> blockstore::Result<Vec<String>> 
 }
 
 /// Where a caller is known, only what they may describe.
-async fn list(
+async fn list<F: Failure>(
     State(machines): State<Machines>,
     access: Engine,
     caller: Calling,
-) -> Reply<InstanceList> {
+) -> Reply<InstanceList, F> {
     blocking(move || {
         let mut instances = machines.list()?;
         if let (Some(Extension(access)), Some(Extension(caller))) = (access, caller) {
@@ -167,33 +181,39 @@ async fn list(
     .await
 }
 
-async fn show(State(machines): State<Machines>, Path(name): Path<String>) -> Reply<Instance> {
+async fn show<F: Failure>(
+    State(machines): State<Machines>,
+    Path(name): Path<String>,
+) -> Reply<Instance, F> {
     blocking(move || machines.get(&name)).await
 }
 
-async fn start(
+async fn explain<F: Failure>(
+    State(machines): State<Machines>,
+    Path(name): Path<String>,
+) -> Reply<Explanation, F> {
+    blocking(move || machines.explain(&name)).await
+}
+
+async fn start<F: Failure>(
     State(machines): State<Machines>,
     asker: Asker,
     Path(name): Path<String>,
-) -> Reply<Instance> {
+) -> Reply<Instance, F> {
     blocking(move || machines.start(&who(asker), &name)).await
 }
 
-async fn stop(
+async fn stop<F: Failure>(
     State(machines): State<Machines>,
     asker: Asker,
     Path(name): Path<String>,
     query: Asked<StopQuery>,
-) -> Reply<Instance> {
+) -> Reply<Instance, F> {
     let Query(query) = query?;
     let timeout_s = query.timeout_s.unwrap_or(STOP_TIMEOUT_S);
     if timeout_s > STOP_TIMEOUT_S_MAX {
         let context = format!("timeout_s {timeout_s} is more than {STOP_TIMEOUT_S_MAX}");
-        return Err(Failure::from(Error::new(
-            Kind::Invalid,
-            Subject::Record,
-            context,
-        )));
+        return Err(F::of(Error::new(Kind::Invalid, Subject::Record, context)));
     }
     blocking(move || {
         machines.stop(
@@ -206,74 +226,119 @@ async fn stop(
     .await
 }
 
-async fn console(
+async fn console<F: Failure>(
     State(machines): State<Machines>,
     Path(name): Path<String>,
     query: Asked<ConsoleQuery>,
-) -> Reply<Console> {
+) -> Reply<Console, F> {
     let Query(query) = query?;
     let lines = query.lines.unwrap_or(CONSOLE_LINES);
     blocking(move || machines.console(&name, lines, query.after)).await
 }
 
-async fn attach(
+async fn attach<F: Failure>(
     State(machines): State<Machines>,
     Path(name): Path<String>,
     asker: Asker,
     (access, caller): (Engine, Calling),
     mut request: Request,
-) -> Result<Response, Failure> {
-    let upgrade = upgrade(&mut request)?;
+) -> Result<Response, F> {
+    let Some(upgrade) = upgrade(&mut request) else {
+        return Ok(no_upgrade::<F>());
+    };
     let user = user(access, caller, "vm:Console", &name);
     let Json((terminal, pass)) =
-        blocking(move || machines.enter_console(&who(asker), &name)).await?;
-    let terminal = tunnel::terminal(&terminal)?;
+        blocking::<_, F>(move || machines.enter_console(&who(asker), &name)).await?;
+    let terminal = tunnel::terminal(&terminal).map_err(F::of)?;
     Ok(tunnel::begin(upgrade, terminal, pass, user))
 }
 
-async fn certify(
+async fn certify<F: Failure>(
     State(machines): State<Machines>,
     Path(name): Path<String>,
     asker: Asker,
     ask: Result<Json<SshAsk>, JsonRejection>,
-) -> Result<(StatusCode, Json<SshCertificate>), Failure> {
+) -> Result<(StatusCode, Json<SshCertificate>), F> {
     let Json(ask) = ask?;
-    let given = blocking(move || machines.ssh_certificate(&who(asker), &name, &ask)).await?;
+    let given =
+        blocking::<_, F>(move || machines.ssh_certificate(&who(asker), &name, &ask)).await?;
     Ok((StatusCode::CREATED, given))
 }
 
-async fn connect(
+async fn connect<F: Failure>(
     State(machines): State<Machines>,
     Path(name): Path<String>,
     asker: Asker,
     (access, caller): (Engine, Calling),
     mut request: Request,
-) -> Result<Response, Failure> {
-    let upgrade = upgrade(&mut request)?;
+) -> Result<Response, F> {
+    let Some(upgrade) = upgrade(&mut request) else {
+        return Ok(no_upgrade::<F>());
+    };
     let user = user(access, caller, "vm:Ssh", &name);
-    // A task of its own: a client that goes away must not leave the way into the guest open.
-    let way = tokio::spawn(async move {
-        let (opener, asked) = (machines.clone(), name.clone());
-        let Json((guest, pass)) = blocking(move || opener.enter_ssh(&who(asker), &asked)).await?;
-        let stream = guest.connect(&name).await;
-        let Json(()) = blocking(move || {
-            machines.leave_ssh(guest);
-            Ok(())
-        })
-        .await?;
-        Ok::<_, Failure>((stream?, pass))
-    });
-    let (stream, pass) = way.await.map_err(gone)??;
+    let entered = name.clone();
+    let (stream, pass) = through(
+        machines.clone(),
+        name,
+        entering::GREETING_LIMIT,
+        move || machines.enter_ssh(&who(asker), &entered),
+    )
+    .await
+    .map_err(F::of)?;
     Ok(tunnel::begin(upgrade, stream, pass, user))
 }
 
-/// The client's side of a connection that is to be changed over.
-fn upgrade(request: &mut Request) -> Result<OnUpgrade, Failure> {
-    if !tunnel::wanted(request.headers()) {
-        return Err(Failure::no_upgrade());
+async fn addresses<F: Failure>(
+    State(machines): State<Machines>,
+    Path(name): Path<String>,
+    query: Asked<AddressesQuery>,
+) -> Reply<Addresses, F> {
+    let Query(query) = query?;
+    let (asked, of) = (machines.clone(), name.clone());
+    let Json(addresses) = blocking::<_, F>(move || asked.addresses(&of)).await?;
+    let mut found = Addresses {
+        addresses,
+        greeting: None,
+    };
+    if query.greeting {
+        let (asked, of) = (machines.clone(), name.clone());
+        let open = move || asked.knock_ssh(&of);
+        match through(machines, name, entering::KNOCK_LIMIT, open).await {
+            Ok((stream, _pass)) => found.greeting = entering::greeting(&stream).await,
+            // Not up yet, or not known where: that is what was asked.
+            Err(error) if error.kind() == Kind::Unavailable => {}
+            Err(error) => return Err(F::of(error)),
+        }
     }
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    upgrade.ok_or_else(Failure::no_upgrade)
+    Ok(Json(found))
+}
+
+/// A connection to the guest's ssh server by a way that is opened for it and closed behind it. A task of
+/// its own: a client that goes away must not leave the way into the guest open.
+async fn through(
+    machines: Machines,
+    name: String,
+    patience: Duration,
+    open: impl FnOnce() -> blockstore::Result<(Guest, Pass)> + Send + 'static,
+) -> blockstore::Result<(TcpStream, Pass)> {
+    let way = tokio::spawn(async move {
+        let (guest, pass) = off_thread(open).await?;
+        let stream = guest.connect(&name, patience).await;
+        off_thread(move || {
+            machines.leave_ssh(&guest);
+            Ok(())
+        })
+        .await?;
+        Ok((stream?, pass))
+    });
+    way.await.map_err(gone)?
+}
+
+/// The client's side of a connection that is to be changed over, if it asked for that.
+fn upgrade(request: &mut Request) -> Option<OnUpgrade> {
+    tunnel::wanted(request.headers())
+        .then(|| request.extensions_mut().remove::<OnUpgrade>())
+        .flatten()
 }
 
 fn user(access: Engine, caller: Calling, action: &'static str, name: &str) -> Option<tunnel::User> {
@@ -286,12 +351,12 @@ fn user(access: Engine, caller: Calling, action: &'static str, name: &str) -> Op
     })
 }
 
-async fn remove(
+async fn remove<F: Failure>(
     State(machines): State<Machines>,
     asker: Asker,
     Path(name): Path<String>,
     query: Asked<RemoveQuery>,
-) -> Reply<Removed> {
+) -> Reply<Removed, F> {
     let Query(query) = query?;
     blocking(move || {
         let volumes = machines.remove(&who(asker), &name, query.disks)?;
@@ -300,7 +365,7 @@ async fn remove(
     .await
 }
 
-async fn hosts(State(machines): State<Machines>, asker: Asker) -> Reply<HostList> {
+async fn hosts<F: Failure>(State(machines): State<Machines>, asker: Asker) -> Reply<HostList, F> {
     blocking(move || {
         Ok(HostList {
             hosts: vec![machines.host(&who(asker))?],
@@ -309,7 +374,7 @@ async fn hosts(State(machines): State<Machines>, asker: Asker) -> Reply<HostList
     .await
 }
 
-async fn probe(State(machines): State<Machines>, asker: Asker) -> Reply<Verdict> {
+async fn probe<F: Failure>(State(machines): State<Machines>, asker: Asker) -> Reply<Verdict, F> {
     blocking(move || machines.probe(&who(asker))).await
 }
 
@@ -317,19 +382,23 @@ fn who(asker: Asker) -> Who {
     asker.map_or_else(Who::server, |Extension(who)| who)
 }
 
-/// libvirt and the store block; a runtime thread must not. The request's log span goes along.
-async fn blocking<T: Send + 'static>(
+/// As [`off_thread`], for an answer.
+async fn blocking<T: Send + 'static, F: Failure>(
     work: impl FnOnce() -> blockstore::Result<T> + Send + 'static,
-) -> Reply<T> {
-    let span = tracing::Span::current();
-    match tokio::task::spawn_blocking(move || span.in_scope(work)).await {
-        Ok(done) => Ok(Json(done?)),
-        Err(failure) => Err(gone(failure)),
-    }
+) -> Reply<T, F> {
+    off_thread(work).await.map(Json).map_err(F::of)
 }
 
-fn gone(failure: tokio::task::JoinError) -> Failure {
+/// libvirt and the store block; a runtime thread must not. The request's log span goes along.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> blockstore::Result<T> + Send + 'static,
+) -> blockstore::Result<T> {
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
+    done.map_err(gone)?
+}
+
+fn gone(failure: tokio::task::JoinError) -> Error {
     let text = "a call to the hypervisor did not come back";
-    let error = Error::new(Kind::Internal, Subject::Record, text);
-    error.because(failure).into()
+    Error::new(Kind::Internal, Subject::Record, text).because(failure)
 }

@@ -181,6 +181,7 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
     let card = |kind: &str| {
         node("interface")
             .with("type", kind)
+            .child(node("mac").with("address", hardware_address(facts.uuid)))
             .child(node("model").with("type", "virtio"))
     };
     Ok(match &spec.network {
@@ -189,7 +190,17 @@ fn devices(spec: &InstanceSpec, facts: &Facts<'_>) -> Result<Element> {
         Network::Bridge(name) => {
             devices.child(card("bridge").child(node("source").with("bridge", name)))
         }
+        Network::Named(name) => {
+            devices.child(card("network").child(node("source").with("network", name)))
+        }
     })
+}
+
+/// The same at each start: what cloud-init writes at the first boot knows the card by it. libvirt would
+/// choose another each time the domain is defined. `52:54:00` is QEMU's, of those that nobody owns.
+fn hardware_address(uuid: Uuid) -> String {
+    let [.., a, b, c] = uuid.into_bytes();
+    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
 }
 
 fn hard_disk(index: usize, disk: &Disk, facts: &Facts<'_>) -> Result<Element> {
@@ -362,6 +373,10 @@ mod tests {
             !xml.contains("seclabel"),
             "an unprivileged libvirt has no such model: {xml}"
         );
+        spec.network = Network::Named("default".into());
+        let xml = domain_xml(&spec, &facts(&disks)).expect("xml");
+        let card = "<interface type=\"network\">\n      <mac address=\"52:54:00:00:12:34\"/>\n      <model type=\"virtio\"/>\n      <source network=\"default\"/>";
+        assert!(xml.contains(card), "{xml}");
     }
 
     #[test]
@@ -511,6 +526,7 @@ mod tests {
     </rng>
     <memballoon model="none"/>
     <interface type="user">
+      <mac address="52:54:00:00:12:34"/>
       <model type="virtio"/>
     </interface>
   </devices>

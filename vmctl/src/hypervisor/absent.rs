@@ -1,9 +1,8 @@
 //! Stands in for libvirt in a build without the feature `virt`.
 
-use super::{HostFacts, State};
+use super::{HostFacts, Place, State};
 use blockstore::{Error, Kind, Result, Subject};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -78,7 +77,7 @@ impl Hypervisor {
     }
 
     /// Unsupported.
-    pub fn addresses(&self, _id: Uuid) -> Result<Vec<IpAddr>> {
+    pub fn place(&self, _id: Uuid) -> Result<Place> {
         Err(absent())
     }
 }

@@ -1,4 +1,4 @@
-//! What we read out of libvirt's XML: the emulator, QEMU's user, a machine type, a terminal.
+//! What we read out of libvirt's XML: the emulator, QEMU's user, a machine type, a terminal, a card.
 //!
 //! Elements are followed by their path from the root, so that a like-named element elsewhere says
 //! nothing (libvirt, "Driver capabilities XML format" and "Domain XML format").
@@ -43,6 +43,12 @@ pub(super) fn machine(xml: &str) -> Option<String> {
 /// Of a running domain: the terminal of its first serial port.
 pub(super) fn terminal(xml: &str) -> Option<PathBuf> {
     first(xml, &["domain", "devices", "serial", "source"], "path").map(PathBuf::from)
+}
+
+/// Of a running domain: its network card's hardware address, and the bridge of the host it is a port of.
+pub(super) fn card(xml: &str) -> (Option<String>, Option<String>) {
+    let of = |child, attribute| first(xml, &["domain", "devices", "interface", child], attribute);
+    (of("mac", "address"), of("source", "bridge"))
 }
 
 fn first(xml: &str, wanted: &[&str], attribute: &str) -> Option<String> {
@@ -129,5 +135,14 @@ mod tests {
         assert_eq!(machine(xml).as_deref(), Some("pc-i440fx-10.0"));
         assert_eq!(terminal(xml), Some("/dev/pts/3".into()));
         assert_eq!(terminal("<domain/>"), None);
+    }
+
+    #[test]
+    fn the_card_of_a_network_has_the_bridge_that_libvirt_chose() {
+        let xml = "<domain><devices><interface type='network'><mac address='52:54:00:a1:b2:c3'/>\
+            <source network='default' portid='x' bridge='virbr0'/></interface></devices></domain>";
+        let shown = (Some("52:54:00:a1:b2:c3".into()), Some("virbr0".into()));
+        assert_eq!(card(xml), shown);
+        assert_eq!(card("<domain/>"), (None, None));
     }
 }

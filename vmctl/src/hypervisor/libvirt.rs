@@ -5,10 +5,9 @@
 //! call ever has to guess whether an old connection still works, and a libvirtd that hangs holds up
 //! nobody. [`CALLS_MAX`] bounds the threads left waiting for such a libvirtd.
 
-use super::{HostFacts, State, capabilities, usernet};
+use super::{HostFacts, Place, State, capabilities, usernet};
 use blockstore::{Error, Kind, Result, Subject};
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once, mpsc};
@@ -181,23 +180,28 @@ impl Hypervisor {
         })
     }
 
-    /// The guest's addresses, as its agent says or the host's ARP table shows; loopback left out.
-    pub fn addresses(&self, id: Uuid) -> Result<Vec<IpAddr>> {
+    /// Where a running guest is on its bridge: as its agent says, libvirt's DHCP server, or the host's
+    /// ARP table, in this order.
+    pub fn place(&self, id: Uuid) -> Result<Place> {
         self.with("find the guest's address", ASK_LIMIT, id, |domain| {
+            let (card, bridge) = capabilities::card(&domain.xml_desc(0)?);
             let sources = [
                 sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+                sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
                 sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
             ];
-            // Without an agent the first asks in vain.
+            // Without an agent, or on a bridge that is not libvirt's, one or the other asks in vain.
             let found = sources
                 .into_iter()
                 .filter_map(|source| domain.interface_addresses(source, 0).ok());
-            let addresses = found
+            // An agent tells of every card in the guest, those that it made up included.
+            let ours = found
                 .flatten()
+                .filter(|interface| card.is_some() && is_same(&interface.hwaddr, &card));
+            let addresses = ours
                 .flat_map(|interface| interface.addrs)
-                .filter_map(|address| address.addr.parse::<IpAddr>().ok())
-                .filter(|address| !address.is_loopback());
-            Ok(addresses.collect())
+                .filter_map(|address| address.addr.parse().ok());
+            Ok(Place::new(bridge, addresses))
         })
     }
 
@@ -293,6 +297,12 @@ impl Drop for Slot {
 /// A command of QEMU's own monitor, for what libvirt has no words for.
 fn monitor(domain: &Domain, command: &str) -> Result<String, VirtError> {
     domain.qemu_monitor_command(command, sys::VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+}
+
+/// Hardware addresses are written in either case.
+fn is_same(one: &Option<String>, other: &Option<String>) -> bool {
+    let lower = |text: &Option<String>| text.as_ref().map(|text| text.to_ascii_lowercase());
+    lower(one) == lower(other)
 }
 
 fn state_of(domain: &Domain) -> Result<State, VirtError> {

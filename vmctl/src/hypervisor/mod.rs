@@ -20,6 +20,7 @@ pub use absent::Hypervisor;
 pub use libvirt::Hypervisor;
 
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// What an instance does, as libvirt says.
@@ -95,4 +96,55 @@ pub struct HostFacts {
     pub emulator: Option<PathBuf>,
     /// The user and group QEMU runs as, if libvirt chooses one other than its own.
     pub qemu_user: Option<(u32, u32)>,
+}
+
+/// Where a guest is on a bridge of its host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The bridge its network card is a port of.
+    pub bridge: Option<String>,
+    /// Its addresses, each once; those of IPv4 first.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Place {
+    /// Without addresses that nobody can be reached at from outside, or not without naming a card.
+    #[cfg_attr(not(feature = "virt"), allow(dead_code))]
+    fn new(bridge: Option<String>, found: impl IntoIterator<Item = IpAddr>) -> Self {
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in found {
+            let of_one_card =
+                matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+            let nobody =
+                address.is_loopback() || address.is_unspecified() || address.is_multicast();
+            if !of_one_card && !nobody && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        Self { bridge, addresses }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_only_addresses_to_reach_it_at() {
+        let told = [
+            "::1",
+            "fe80::5054:ff:fe12:3456",
+            "fd00::7",
+            "127.0.0.1",
+            "10.9.0.7",
+            "0.0.0.0",
+            "224.0.0.1",
+            "10.9.0.7",
+        ];
+        let told = told.map(|text| text.parse().expect(text));
+        let shown = Place::new(None, told).addresses;
+        let shown: Vec<String> = shown.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.9.0.7", "fd00::7"]);
+    }
 }

@@ -28,7 +28,10 @@ impl Machines {
         let store = &self.inner.store;
         if let Root::Image(image) = record.spec.root()? {
             let volume = format!("{}-root", record.name());
-            let origin = Origin::Image(image.into());
+            let origin = match record.spec.deprecated {
+                true => Origin::DeprecatedImage(image.into()),
+                false => Origin::Image(image.into()),
+            };
             let (_, copied) = store.volume_create(who, &volume, record.spec.root_bytes, &origin)?;
             record.root_made = true;
             record.copied = Some(copied);

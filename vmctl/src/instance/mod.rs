@@ -9,11 +9,14 @@
 //! 5. Its domain is defined anew from the record at each start, so that a changed socket directory or
 //!    an undefined domain heals by `start`.
 
-mod entering;
+pub(crate) mod entering;
+mod explaining;
 mod making;
 mod waking;
 
+pub use entering::Addresses;
 pub(crate) use entering::Pass;
+pub use explaining::{Candidate, DiskBytes, Explanation};
 pub use waking::Resumed;
 
 use crate::disks;
