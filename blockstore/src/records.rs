@@ -50,7 +50,12 @@ impl Store {
 
     /// All records of a kind with their names, in order.
     pub fn record_list(&self, kind: &str) -> Result<Vec<(String, Value)>> {
-        list(&self.shared.catalog, kind)
+        list(&self.shared.catalog, kind, usize::MAX)
+    }
+
+    /// The first of a kind by name, `most` of them; no more than those are read.
+    pub fn record_first(&self, kind: &str, most: usize) -> Result<Vec<(String, Value)>> {
+        list(&self.shared.catalog, kind, most)
     }
 
     /// Removes a record; NotFound if there is none.
@@ -90,11 +95,14 @@ fn write(
     })
 }
 
-fn list(catalog: &Catalog, kind: &str) -> Result<Vec<(String, Value)>> {
+fn list(catalog: &Catalog, kind: &str, most: usize) -> Result<Vec<(String, Value)>> {
     check_names(kind, "-")?;
     let prefix = keys::records_of(kind);
     let mut records = Vec::new();
     catalog.scan(&prefix, &prefix, &mut |key, row| {
+        if records.len() >= most {
+            return Ok(false);
+        }
         let name = keys::text_behind(&prefix, key)?;
         records.push((name.to_owned(), keys::decode::<RecordRow>(key, row)?.value));
         Ok(true)
@@ -176,7 +184,7 @@ mod tests {
             (Kind::Conflict, Subject::Record)
         );
         write(&catalog, &who, "instance", "db1", &json!([1]), None, false).unwrap();
-        let records = list(&catalog, "instance").unwrap();
+        let records = list(&catalog, "instance", 9).unwrap();
         assert_eq!(
             records,
             [
@@ -184,6 +192,8 @@ mod tests {
                 ("web1".into(), json!({"v": 9, "cpus": 2}))
             ]
         );
+        let first = list(&catalog, "instance", 1).unwrap();
+        assert_eq!(first, records[..1]);
         remove(&catalog, &who, "instance", "web1", None).unwrap();
         assert_eq!(
             remove(&catalog, &who, "instance", "web1", None)

@@ -116,20 +116,6 @@ impl View {
     pub fn sealed(&self) -> SealedMap {
         self.hold.sealed
     }
-
-    /// Allocation of `offset..offset+length`: adjoining runs in order, at most `max`. It covers less
-    /// where `max` or the work for one call ran out, never nothing.
-    pub fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
-        let Hold { engine, sealed } = self.hold.as_ref();
-        within(sealed.length_bytes, offset, length)?;
-        engine.inner.extents(
-            offset,
-            length,
-            max,
-            &mut |from| engine.inner.next_sealed_leaf(*sealed, from),
-            &mut |first, count| engine.inner.sealed_slots(*sealed, first, count),
-        )
-    }
 }
 
 impl ReadAt for View {
@@ -145,6 +131,18 @@ impl ReadAt for View {
             .read_unaligned(offset, buffer, &mut |first, count| {
                 engine.inner.sealed_slots(*sealed, first, count)
             })
+    }
+
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        let Hold { engine, sealed } = self.hold.as_ref();
+        within(sealed.length_bytes, offset, length)?;
+        engine.inner.extents(
+            offset,
+            length,
+            max,
+            &mut |from| engine.inner.next_sealed_leaf(*sealed, from),
+            &mut |first, count| engine.inner.sealed_slots(*sealed, first, count),
+        )
     }
 }
 
@@ -313,14 +311,12 @@ impl Inner {
             let shown =
                 next_leaf(leaf)?.map_or(end, |next| (u64::from(next) * leaf_bytes).clamp(at, end));
             if shown > at {
-                add(
-                    &mut runs,
-                    Extent {
-                        offset: at,
-                        length: shown - at,
-                        data: false,
-                    },
-                );
+                Extent {
+                    offset: at,
+                    length: shown - at,
+                    data: false,
+                }
+                .join(&mut runs);
                 at = shown;
                 continue;
             }
@@ -333,14 +329,12 @@ impl Inner {
                     (block * BLOCK as u64).max(at),
                     ((block + 1) * BLOCK as u64).min(end),
                 );
-                add(
-                    &mut runs,
-                    Extent {
-                        offset: from,
-                        length: upto - from,
-                        data: matches!(slot, Slot::Born(_)),
-                    },
-                );
+                Extent {
+                    offset: from,
+                    length: upto - from,
+                    data: matches!(slot, Slot::Born(_)),
+                }
+                .join(&mut runs);
             }
             at = stop;
             if runs.len() > max {
@@ -505,14 +499,5 @@ impl Inner {
             }
         }
         self.index.location(log, lsn)
-    }
-}
-
-fn add(runs: &mut Vec<Extent>, next: Extent) {
-    match runs.last_mut() {
-        Some(last) if last.data == next.data && last.offset + last.length == next.offset => {
-            last.length += next.length;
-        }
-        _ => runs.push(next),
     }
 }

@@ -11,19 +11,24 @@
 //! 3. A small body is edited in memory and written anew. A larger one is a head on a map whose parent
 //!    is the body it was opened with: no byte is copied. A body that was itself an edit goes on as one
 //!    line of history, so that maps do not pile up and what was overwritten is freed.
-//! 4. A head under edit is pinned by its row under `edit/`; the pin goes with the editor, or at the
+//! 4. What grows beyond a quota is refused at the write: nobody learns at the end only that it was
+//!    too long. The quota is asked again where it is published.
+//! 5. A head under edit is pinned by its row under `edit/`; the pin goes with the editor, or at the
 //!    next opening of the store. What was not published by then is gone, and nothing else is.
 
+mod editors;
 mod head;
+mod room;
+
+pub(crate) use editors::{Editors, sweep_unfinished};
 
 use super::row;
 use super::{Object, ObjectMeta, Precondition, ReadAt};
-use crate::catalog::{Catalog, HEAD, MapRow, keys};
+use crate::catalog::MapRow;
 use crate::engine::Head;
 use crate::volume::{Extent, VOLUME_BYTES_MAX};
 use crate::{BLOCK, Error, Kind, LEAF, MapId, Result, SealedMap, Store, Subject, Who};
-use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use editors::{EditRow, Place, holder};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -31,8 +36,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 pub const BUFFERED_BYTES_MAX: u64 = 128 << 10;
 /// The longest object an editor makes (S3 user guide, "Amazon S3 multipart upload limits").
 pub const EDIT_BYTES_MAX: u64 = 5 << 40;
-/// Editors at once: what they hold in memory is bounded by it.
-const EDITORS_MAX: usize = 2048;
 /// Maps below one another before an edit begins with a map of its own again.
 const DEPTH_MAX: usize = 8;
 /// The longest body whose map is composed anew: that takes 8 KiB of memory for each MiB.
@@ -59,17 +62,12 @@ pub struct ObjectEdit {
     /// Whether it gave up its name.
     orphaned: AtomicBool,
     length_bytes: AtomicU64,
+    /// How long it may become without another look at the quota.
+    admitted_bytes: AtomicU64,
     /// Whether the bytes differ from what the name shows.
     changed: AtomicBool,
     /// Bytes written since the last publication, for the journal.
     written_bytes: AtomicU64,
-}
-
-/// Which name is edited; a rename moves it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Place {
-    bucket: String,
-    key: String,
 }
 
 struct Editing {
@@ -89,19 +87,6 @@ struct EditHead {
     head: Head,
     /// Whether something was written since the last seal.
     unsealed: AtomicBool,
-}
-
-/// Who edits what.
-#[derive(Default)]
-pub(crate) struct Editors {
-    open: Mutex<HashMap<Place, String>>,
-}
-
-/// A head that an editor holds, so that the next opening of the store can let it go.
-#[derive(Serialize, Deserialize)]
-struct EditRow {
-    bucket: String,
-    key: String,
 }
 
 /// Where a head under edit begins.
@@ -140,6 +125,7 @@ impl Store {
                     editing: RwLock::new(editing),
                     orphaned: AtomicBool::new(false),
                     length_bytes: AtomicU64::new(length_bytes),
+                    admitted_bytes: AtomicU64::new(length_bytes),
                     changed: AtomicBool::new(changed),
                     written_bytes: AtomicU64::new(0),
                 })
@@ -149,15 +135,6 @@ impl Store {
                 Err(error)
             }
         }
-    }
-
-    /// Who edits an object now.
-    pub fn object_editor(&self, bucket: &str, key: &str) -> Option<String> {
-        let place = Place {
-            bucket: bucket.into(),
-            key: key.into(),
-        };
-        self.shared.edits.open().get(&place).cloned()
     }
 
     fn opened(&self, place: &Place, how: EditHow) -> Result<Editing> {
@@ -185,64 +162,6 @@ impl Store {
             _ => Bytes::Buffered(Vec::new()),
         };
         Ok(Editing { base, bytes })
-    }
-}
-
-/// Lets go of the heads that editors of earlier runs held. Called once, at the opening of the store.
-pub(crate) fn sweep_unfinished(catalog: &Catalog) -> Result<usize> {
-    catalog.transact(|txn| {
-        let rows = txn.scan_prefix(keys::EDITS, usize::MAX)?;
-        for (key, _) in &rows {
-            let map = MapId(keys::number_behind(keys::EDITS, key)?);
-            txn.delete(key);
-            txn.unpin(map, HEAD, &holder(map))?;
-        }
-        Ok(rows.len())
-    })
-}
-
-fn holder(map: MapId) -> String {
-    format!("edit:{}", map.0)
-}
-
-impl Editors {
-    fn open(&self) -> MutexGuard<'_, HashMap<Place, String>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, place: &Place, actor: &str) -> Result<()> {
-        let mut open = self.open();
-        if let Some(other) = open.get(place) {
-            let text = format!(
-                "{}/{} is being written by {other}; close it there first",
-                place.bucket, place.key
-            );
-            return Err(Error::new(Kind::Conflict, Subject::Object, text));
-        }
-        if open.len() >= EDITORS_MAX {
-            let text =
-                format!("{EDITORS_MAX} objects are being written, the most; close one first");
-            return Err(Error::new(Kind::Unavailable, Subject::Store, text));
-        }
-        open.insert(place.clone(), actor.into());
-        Ok(())
-    }
-
-    fn release(&self, place: &Place) {
-        self.open().remove(place);
-    }
-
-    /// The editor of `from` is the editor of `to` from now on.
-    fn rename(&self, from: &Place, to: &Place) -> Result<()> {
-        let mut open = self.open();
-        if from != to && open.contains_key(to) {
-            let text = format!("{}/{} is being written; close it first", to.bucket, to.key);
-            return Err(Error::new(Kind::Conflict, Subject::Object, text));
-        }
-        if let Some(actor) = open.remove(from) {
-            open.insert(to.clone(), actor);
-        }
-        Ok(())
     }
 }
 
@@ -283,12 +202,14 @@ impl ObjectEdit {
         self.changed.load(Ordering::Acquire)
     }
 
-    /// Writes at any offset; bytes between the end and `offset` become zeroes.
+    /// Writes at any offset; bytes between the end and `offset` become zeroes. NoSpace where the
+    /// object would become longer than the quota of its project has room for.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
         }
         let end = bounded(offset, bytes.len() as u64)?;
+        self.admit(end)?;
         // Beside other readers and writers, which the head puts in order by itself.
         let shared = self.shared();
         let done = match &shared.bytes {
@@ -370,9 +291,10 @@ impl ObjectEdit {
         Ok(())
     }
 
-    /// Cuts or lengthens (with zeroes) to this many bytes.
+    /// Cuts or lengthens (with zeroes) to this many bytes; NoSpace as for [`Self::write_at`].
     pub fn truncate(&self, length_bytes: u64) -> Result<()> {
         bounded(length_bytes, 0)?;
+        self.admit(length_bytes)?;
         let mut editing = self.alone();
         let before = self.length_bytes();
         if length_bytes == before {
@@ -473,7 +395,7 @@ impl ObjectEdit {
                 self.publish_again(who, &editing, reader.as_ref(), meta, &condition)
             }
             Bytes::Buffered(bytes) => {
-                let mut writer = self.store.object_writer(&bucket)?;
+                let mut writer = self.store.object_writer_for(&bucket, &key)?;
                 writer.write(bytes)?;
                 writer.commit(who, &key, meta, &condition)
             }
@@ -565,6 +487,10 @@ impl ReadAt for ObjectEdit {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         Self::read_at(self, offset, buffer)
+    }
+
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        Self::extents(self, offset, length, max)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Object lock: what keeps a version from being removed, and until when.
 //!
 //! ```text
-//! retention  none ──▶ governance ──▶ compliance       longer: always; shorter, or a step back:
-//!                        │   ▲                        governance only, and only with the bypass
+//! retention  none ──▶ governance ──▶ compliance       longer in the same mode: always; all else:
+//!                        │   ▲                        governance only with the bypass
 //!                        └───┘                        compliance never
 //! legal hold on ⇄ off, whatever the retention says
 //! ```
@@ -175,10 +175,12 @@ pub(super) fn check_retention(
     let Some(present) = standing(object.meta.lock.retention) else {
         return Ok(());
     };
-    let stronger = wanted
-        .is_some_and(|wanted| wanted.mode >= present.mode && wanted.until_ms >= present.until_ms);
+    // "In governance mode, users can't … alter its lock settings unless they have special permissions":
+    // to compliance neither, from which there is no way back (S3 user guide, "Retention modes").
+    let longer = wanted
+        .is_some_and(|wanted| wanted.mode == present.mode && wanted.until_ms >= present.until_ms);
     let bypassed = present.mode == RetentionMode::Governance && bypass_governance;
-    if stronger || bypassed {
+    if longer || bypassed {
         return Ok(());
     }
     Err(protected(object, &until(present)))
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retention_grows_freely_and_shrinks_only_under_the_bypass() {
+    fn a_retention_grows_freely_and_changes_otherwise_only_under_the_bypass() {
         let allowed = |present, wanted| {
             let object = object(Lock {
                 retention: Some(present),
@@ -271,7 +273,7 @@ mod tests {
         );
         assert_eq!(
             allowed(governance, Some(retained(Compliance, long))),
-            [true, true]
+            [false, true]
         );
         assert_eq!(
             allowed(governance, Some(retained(Governance, short))),

@@ -46,6 +46,7 @@ pub use write::ObjectWriter;
 
 use crate::Result;
 use crate::id::SealedMap;
+use crate::volume::Extent;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -254,4 +255,14 @@ pub trait ReadAt: Send + Sync {
     fn length_bytes(&self) -> u64;
     /// Fills `buffer` from `offset`; [`crate::Kind::Invalid`] past the end, never short.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Allocation of `offset..offset+length`, which lies inside: adjoining runs in order, at most `max`.
+    /// It may cover less, never nothing. Calling all of it data is always right.
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        let _ = max;
+        Ok(vec![Extent {
+            offset,
+            length,
+            data: true,
+        }])
+    }
 }

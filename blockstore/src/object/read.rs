@@ -6,6 +6,7 @@
 use super::row::{self, ObjectRow};
 use super::{Body, Object, Piece, ReadAt, version};
 use crate::catalog::keys;
+use crate::volume::Extent;
 use crate::{Error, Kind, Result, SealedMap, Store, Subject, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -221,6 +222,33 @@ impl<R: ReadAt> ReadAt for Concat<R> {
         }
         Ok(())
     }
+
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        check_range(offset, 0, self.length_bytes)?;
+        let end = offset.saturating_add(length).min(self.length_bytes);
+        let first = self.pieces.partition_point(|(start, ..)| *start <= offset);
+        let mut runs = Vec::new();
+        let mut at = offset;
+        for (start, piece, reader) in &self.pieces[first.saturating_sub(1)..] {
+            let upto = (start + piece.length_bytes).min(end);
+            while at < upto && runs.len() <= max {
+                let inside = piece.offset_bytes + (at - start);
+                for known in reader.extents(inside, upto - at, max)? {
+                    let shown = Extent {
+                        offset: start + (known.offset - piece.offset_bytes),
+                        ..known
+                    };
+                    at = shown.offset + shown.length;
+                    shown.join(&mut runs);
+                }
+            }
+            if at >= end || runs.len() > max {
+                break;
+            }
+        }
+        runs.truncate(max);
+        Ok(runs)
+    }
 }
 
 /// A range of an object as if it were all.
@@ -238,6 +266,17 @@ impl ReadAt for Ranged {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         check_range(offset, buffer.len(), self.length_bytes)?;
         self.whole.read_at(self.offset_bytes + offset, buffer)
+    }
+
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        let runs = self
+            .whole
+            .extents(self.offset_bytes + offset, length, max)?;
+        let own = |run: Extent| Extent {
+            offset: run.offset - self.offset_bytes,
+            ..run
+        };
+        Ok(runs.into_iter().map(own).collect())
     }
 }
 
@@ -300,5 +339,71 @@ mod tests {
                 (Kind::Invalid, Subject::Range)
             );
         }
+    }
+
+    /// Ten bytes of data, ten of hole, and so on.
+    struct Striped;
+
+    impl ReadAt for Striped {
+        fn length_bytes(&self) -> u64 {
+            100
+        }
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+            for (byte, at) in buffer.iter_mut().zip(offset..) {
+                *byte = u8::from((at / 10).is_multiple_of(2));
+            }
+            Ok(())
+        }
+        fn extents(&self, offset: u64, length: u64, _max: usize) -> Result<Vec<Extent>> {
+            // One run a call: less than asked for is allowed.
+            let end = (offset / 10 * 10 + 10).min(offset + length);
+            let data = (offset / 10).is_multiple_of(2);
+            Ok(vec![Extent {
+                offset,
+                length: end - offset,
+                data,
+            }])
+        }
+    }
+
+    #[test]
+    fn a_concats_extents_agree_with_its_bytes_and_join_over_its_pieces() {
+        let sealed = SealedMap {
+            map: MapId(1),
+            lsn: Lsn(1),
+            length_bytes: 100,
+        };
+        let piece = |offset_bytes, length_bytes| Piece {
+            sealed,
+            offset_bytes,
+            length_bytes,
+        };
+        let concat = Concat::new(vec![
+            (piece(5, 30), Striped),
+            (piece(40, 7), Striped),
+            (piece(0, 100), Striped),
+        ]);
+        let mut bytes = vec![0; 137];
+        concat.read_at(0, &mut bytes).unwrap();
+        for max in [1, 2, usize::MAX] {
+            for start in 0..bytes.len() {
+                let length = (bytes.len() - start) as u64;
+                let runs = concat.extents(start as u64, length, max).unwrap();
+                assert!(!runs.is_empty() && runs.len() <= max);
+                let mut at = start as u64;
+                for run in &runs {
+                    assert_eq!(run.offset, at);
+                    at += run.length;
+                    let shown = &bytes[index(run.offset)..index(at)];
+                    assert!(shown.iter().all(|byte| (*byte == 1) == run.data));
+                }
+                assert!(runs.windows(2).all(|pair| pair[0].data != pair[1].data));
+                assert!(max < usize::MAX || at == bytes.len() as u64);
+            }
+        }
+    }
+
+    fn index(offset: u64) -> usize {
+        usize::try_from(offset).unwrap()
     }
 }

@@ -238,6 +238,20 @@ pub(super) struct Replaced {
     was_current: bool,
 }
 
+/// Visible bytes that go for good when a new version of this key comes: what [`make_way`] destroys.
+pub(super) fn freed(rows: &impl Rows, bucket: &Bucket, key: &str) -> Result<u64> {
+    let old = read(rows, &bucket.name, key)?;
+    let bytes = |row: ObjectRow| row.object.length_bytes;
+    Ok(match bucket.config.versioning {
+        Versioning::Unversioned => old.map_or(0, bytes),
+        Versioning::Enabled => 0,
+        Versioning::Suspended => match old {
+            Some(row) if version::is_null(&row.object.version) => bytes(row),
+            _ => version::older_null(rows, &bucket.name, key)?.map_or(0, |null| bytes(null.row)),
+        },
+    })
+}
+
 /// Makes the old current version an older one, or removes it, as the bucket wants; where versioning is
 /// suspended the version `null` goes, wherever it lies. The caller writes over the current row.
 fn make_way(

@@ -85,11 +85,7 @@ impl Store {
     /// NoSpace unless so many more bytes fit under the project's quota. Asked before a body is read;
     /// the transaction that commits it asks again.
     pub fn quota_admit(&self, project: &str, bytes: u64) -> Result<()> {
-        let Some(limit) = self.quota(project)?.bytes else {
-            return Ok(());
-        };
-        let used = self.usage(project)?.bytes;
-        within(project, "bytes", limit, used, used.saturating_add(bytes))
+        self.admit(project, bytes, 0)
     }
 
     /// As [`Self::quota_admit`], for the project of a bucket.
@@ -98,14 +94,30 @@ impl Store {
         self.quota_admit(&bucket.project, bytes)
     }
 
-    /// How many more bytes the project of a bucket may write; `None` without a quota.
-    pub(super) fn quota_room(&self, bucket: &Bucket) -> Result<Option<u64>> {
+    /// As [`Self::quota_admit_bucket`], for a body of this key: what it replaces makes room.
+    pub fn quota_admit_object(&self, bucket: &str, key: &str, bytes: u64) -> Result<()> {
+        let bucket = super::bucket::expect(&self.shared.catalog, bucket)?;
+        let freed = row::freed(&self.shared.catalog, &bucket, key)?;
+        self.admit(&bucket.project, bytes, freed)
+    }
+
+    /// Whether so many bytes may come where `freed` go.
+    pub(super) fn admit(&self, project: &str, bytes: u64, freed: u64) -> Result<()> {
+        let Some(limit) = self.quota(project)?.bytes.filter(|_| bytes > freed) else {
+            return Ok(());
+        };
+        let used = self.usage(project)?.bytes;
+        let wanted = used.saturating_add(bytes - freed);
+        within(project, "bytes", limit, used, wanted)
+    }
+
+    /// How many bytes the project of a bucket may write where `freed` go; `None` without a quota.
+    pub(super) fn quota_room(&self, bucket: &Bucket, freed: u64) -> Result<Option<u64>> {
         let Some(limit) = self.quota(&bucket.project)?.bytes else {
             return Ok(None);
         };
-        Ok(Some(
-            limit.saturating_sub(self.usage(&bucket.project)?.bytes),
-        ))
+        let used = self.usage(&bucket.project)?.bytes;
+        Ok(Some(limit.saturating_sub(used).saturating_add(freed)))
     }
 }
 

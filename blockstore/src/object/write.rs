@@ -18,6 +18,8 @@ pub struct ObjectWriter {
     copy: bool,
     /// How many bytes the quota of the bucket's project leaves.
     room: Option<u64>,
+    /// Bytes of what this body replaces; the commit looks again.
+    freed: u64,
 }
 
 enum Growing {
@@ -28,20 +30,30 @@ enum Growing {
 impl Store {
     /// Begins a body. NotFound where the bucket is missing. Dropping the writer forgets the bytes.
     pub fn object_writer(&self, bucket: &str) -> Result<ObjectWriter> {
-        self.writer(bucket, false)
+        self.writer(bucket, None, false)
+    }
+
+    /// As [`Self::object_writer`], for a body of this key: what it replaces makes room under a quota.
+    pub fn object_writer_for(&self, bucket: &str, key: &str) -> Result<ObjectWriter> {
+        self.writer(bucket, Some(key), false)
     }
 
     /// As [`Self::object_writer`], for a stated copy.
     pub(super) fn copy_writer(&self, bucket: &str) -> Result<ObjectWriter> {
-        self.writer(bucket, true)
+        self.writer(bucket, None, true)
     }
 
-    fn writer(&self, bucket: &str, copy: bool) -> Result<ObjectWriter> {
+    fn writer(&self, bucket: &str, key: Option<&str>, copy: bool) -> Result<ObjectWriter> {
         self.shared.engine.admit_write()?;
         let bucket = bucket::expect(&self.shared.catalog, bucket)?;
+        let freed = match key {
+            Some(key) => row::freed(&self.shared.catalog, &bucket, key)?,
+            None => 0,
+        };
         Ok(ObjectWriter {
             store: self.clone(),
-            room: self.quota_room(&bucket)?,
+            room: self.quota_room(&bucket, freed)?,
+            freed,
             bucket: bucket.name,
             body: Growing::Buffered(Vec::new()),
             copy,
@@ -79,7 +91,9 @@ impl ObjectWriter {
         let length_bytes = self.length_bytes() + bytes.len() as u64;
         if self.room.is_some_and(|room| length_bytes > room) {
             // The quota may have changed since; its own words name it.
-            self.store.quota_admit_bucket(&self.bucket, length_bytes)?;
+            let bucket = bucket::expect(&self.store.shared.catalog, &self.bucket)?;
+            self.store
+                .admit(&bucket.project, length_bytes, self.freed)?;
         }
         if let Growing::Buffered(buffered) = &mut self.body {
             if buffered.len() + bytes.len() <= INLINE_BYTES_MAX {

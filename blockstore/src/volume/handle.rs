@@ -2,6 +2,7 @@
 
 use super::Extent;
 use crate::engine::{Engine, Head};
+use crate::object::ReadAt;
 use crate::{Error, Kind, Result, Subject};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,6 +100,20 @@ impl Volume {
     /// Who holds the writer token now.
     pub fn holder(&self) -> Option<String> {
         self.tokens.holder(&self.name)
+    }
+}
+
+impl ReadAt for Volume {
+    fn length_bytes(&self) -> u64 {
+        Self::length_bytes(self)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        Self::read_at(self, offset, buffer)
+    }
+
+    fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
+        Self::extents(self, offset, length, max)
     }
 }
 

@@ -1,40 +1,14 @@
 //! Where a sparse file has bytes: `st_blocks`, SEEK_DATA and SEEK_HOLE from the store's extents.
 
 use super::failure::{Failure, Result};
+use blockstore::BLOCK;
 use blockstore::object::ReadAt;
 use blockstore::volume::Extent;
-use blockstore::{BLOCK, View, Volume};
 
 /// Runs asked for at once while allocated bytes are counted.
 const RUNS_PER_CALL: usize = 65536;
 /// Calls after which the rest is estimated: stat(2) must not take seconds on a large file.
 const CALLS_MAX: usize = 4;
-
-/// What can tell its allocation.
-pub(super) trait Allocation {
-    /// Visible bytes.
-    fn length_bytes(&self) -> u64;
-    /// Runs in order from `offset`, adjoining, at most `max`.
-    fn extents(&self, offset: u64, length: u64, max: usize) -> blockstore::Result<Vec<Extent>>;
-}
-
-impl Allocation for Volume {
-    fn length_bytes(&self) -> u64 {
-        Volume::length_bytes(self)
-    }
-    fn extents(&self, offset: u64, length: u64, max: usize) -> blockstore::Result<Vec<Extent>> {
-        Volume::extents(self, offset, length, max)
-    }
-}
-
-impl Allocation for View {
-    fn length_bytes(&self) -> u64 {
-        ReadAt::length_bytes(self)
-    }
-    fn extents(&self, offset: u64, length: u64, max: usize) -> blockstore::Result<Vec<Extent>> {
-        View::extents(self, offset, length, max)
-    }
-}
 
 /// What an lseek looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +20,7 @@ pub(super) enum Seek {
 }
 
 /// The first offset at or behind `offset` of the wanted nature.
-pub(super) fn seek(file: &dyn Allocation, offset: u64, wanted: Seek) -> Result<u64> {
+pub(super) fn seek(file: &dyn ReadAt, offset: u64, wanted: Seek) -> Result<u64> {
     let length = file.length_bytes();
     if offset >= length {
         return Err(Failure::NothingBehind);
@@ -70,7 +44,7 @@ pub(super) fn seek(file: &dyn Allocation, offset: u64, wanted: Seek) -> Result<u
 }
 
 /// The run at `at`, which must make progress: a store that answers with nothing would loop us.
-fn first(file: &dyn Allocation, at: u64, length: u64) -> Result<Extent> {
+fn first(file: &dyn ReadAt, at: u64, length: u64) -> Result<Extent> {
     let run = file.extents(at, length, 1)?.first().copied();
     run.filter(|run| run.offset <= at && run.offset + run.length > at)
         .ok_or(Failure::NothingBehind)
@@ -78,7 +52,7 @@ fn first(file: &dyn Allocation, at: u64, length: u64) -> Result<Extent> {
 
 /// Bytes stored for the file: counted from its beginning, and where that takes too many calls,
 /// estimated from what was counted.
-pub(super) fn allocated_bytes(file: &dyn Allocation) -> Result<u64> {
+pub(super) fn allocated_bytes(file: &dyn ReadAt) -> Result<u64> {
     let length = file.length_bytes();
     let (mut at, mut stored) = (0, 0);
     for _ in 0..CALLS_MAX {
@@ -108,9 +82,12 @@ mod tests {
     /// Blocks of a file, `#` stored and `.` not.
     struct Blocks(&'static str);
 
-    impl Allocation for Blocks {
+    impl ReadAt for Blocks {
         fn length_bytes(&self) -> u64 {
             (self.0.len() * BLOCK) as u64
+        }
+        fn read_at(&self, _offset: u64, _buffer: &mut [u8]) -> blockstore::Result<()> {
+            unreachable!("only its allocation is asked for")
         }
         fn extents(&self, offset: u64, length: u64, max: usize) -> blockstore::Result<Vec<Extent>> {
             let mut runs: Vec<Extent> = Vec::new();
@@ -178,9 +155,12 @@ mod tests {
     /// Alternating blocks: more runs than are counted.
     struct Striped(u64);
 
-    impl Allocation for Striped {
+    impl ReadAt for Striped {
         fn length_bytes(&self) -> u64 {
             self.0 * B
+        }
+        fn read_at(&self, _offset: u64, _buffer: &mut [u8]) -> blockstore::Result<()> {
+            unreachable!("only its allocation is asked for")
         }
         fn extents(&self, offset: u64, length: u64, max: usize) -> blockstore::Result<Vec<Extent>> {
             let first = offset / B;

@@ -13,7 +13,7 @@
 //! 3. A name that is removed takes its edit with it: nothing is published any more.
 //! 4. `order` is held by whatever opens, publishes, renames or ends an edit; `state` for moments.
 
-use super::allocation::{self, Allocation, Seek};
+use super::allocation::{self, Seek};
 use super::failure::{Failure, Result};
 use super::guard::Guard;
 use super::inode::Version;
@@ -22,7 +22,6 @@ use super::posix::{self, User};
 use super::volume_file::{now_ms, within};
 use access::Resource;
 use blockstore::object::{Change, EditHow, Object, ObjectEdit, ObjectMeta, Precondition, ReadAt};
-use blockstore::volume::Extent;
 use blockstore::{Kind, Store};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -458,15 +457,6 @@ impl State {
     fn wrote(&mut self) {
         posix::set_modified(&mut self.user, None);
         self.modified_ns = now_ns();
-    }
-}
-
-impl Allocation for ObjectEdit {
-    fn length_bytes(&self) -> u64 {
-        ObjectEdit::length_bytes(self)
-    }
-    fn extents(&self, offset: u64, length: u64, max: usize) -> blockstore::Result<Vec<Extent>> {
-        ObjectEdit::extents(self, offset, length, max)
     }
 }
 

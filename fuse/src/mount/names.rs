@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Longest key (S3 user guide, "Naming Amazon S3 objects").
 const KEY_BYTES_MAX: usize = 1024;
+/// Keys of a directory that are asked for at a time.
+const MEMBERS_PAGE: usize = 1000;
 /// MD5 of nothing: the ETag of an empty object.
 const EMPTY_ETAG: &str = "d41d8cd98f00b204e9800998ecf8427e";
 /// How other programs that keep directories in buckets mark them.
@@ -331,6 +333,7 @@ impl Tree {
         if onto {
             self.expect_empty(store, target.bucket, &to)?;
         }
+        self.may_move_all(store, (source.bucket, &from), (target.bucket, &to))?;
         let files = self.files.under(source.bucket, &from);
         for file in &files {
             file.publish(store, guard)?;
@@ -356,6 +359,33 @@ impl Tree {
         }
         self.rebind_directories(source.bucket, &from, &to);
         Ok(())
+    }
+
+    /// A directory moves with all it holds or not at all: each key below it is asked for, too.
+    fn may_move_all(&self, store: &Store, from: (&str, &str), to: (&str, &str)) -> Result<()> {
+        let mut query = ListQuery {
+            prefix: from.1.to_owned(),
+            max: MEMBERS_PAGE,
+            ..ListQuery::default()
+        };
+        loop {
+            let page = store.object_list(from.0, &query)?;
+            for object in &page.objects {
+                let below = object.key.strip_prefix(from.1).unwrap_or_default();
+                let moved = format!("{}{below}", to.1);
+                for (action, bucket, key) in [
+                    ("s3:GetObject", from.0, &object.key),
+                    ("s3:DeleteObject", from.0, &object.key),
+                    ("s3:PutObject", to.0, &moved),
+                ] {
+                    self.guard().may(action, Resource::Object(bucket, key))?;
+                }
+            }
+            match page.next {
+                Some(next) => query.start_after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// Directories that the kernel knows go with their new prefix. Files below it are found anew.

@@ -168,7 +168,7 @@ fn a_mount_may_what_its_caller_may() {
 }
 
 #[test]
-fn a_full_project_is_edquot_at_close_and_the_old_object_stays() {
+fn a_full_project_is_edquot_at_the_write_and_the_old_object_stays() {
     let lab = Lab::new();
     let quota = Quota {
         bytes: Some(300_000),
@@ -182,10 +182,10 @@ fn a_full_project_is_edquot_at_close_and_the_old_object_stays() {
         .append(true)
         .open(data.join("key"))
         .unwrap();
-    let written = file
-        .write_all(&noise(2, 200_000))
-        .and_then(|()| file.sync_all());
-    assert_eq!(errno(written), libc::EDQUOT);
+    // The write itself says so, and lengthening without a byte, too.
+    assert_eq!(errno(file.write_all(&noise(2, 200_000))), libc::EDQUOT);
+    assert_eq!(errno(file.set_len(300_001)), libc::EDQUOT);
+    file.set_len(200_000).unwrap();
     drop(file);
     wait_for_end(&lab, "key");
     assert!(std::fs::read(data.join("key")).unwrap() == noise(1, 200_000));

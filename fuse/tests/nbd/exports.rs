@@ -69,6 +69,24 @@ fn snapshot_image_and_object_show_the_same_bytes_and_take_no_writes() {
 }
 
 #[test]
+fn a_published_snapshots_object_has_the_holes_of_its_volume() {
+    let lab = Lab::new();
+    let uri = lab.volume("root1", 16 * MIB);
+    run(
+        "qemu-io",
+        &["-f", "raw", &uri, "-c", "write -P 7 4M 64k", "-c", "flush"],
+    );
+    lab.store.bucket_create(&who(), "snaps").unwrap();
+    lab.store
+        .snapshot_create(&who(), "root1", Some("s"), Some(("snaps", "root1.raw")))
+        .unwrap();
+    let map = |name: &str| run_json("nbdinfo", &["--map", "--json", &lab.uri(name)]);
+    let holes = map("snapshot:s");
+    assert_eq!(holes.as_array().unwrap().len(), 3, "{holes}");
+    assert_eq!(map("object:snaps/root1.raw"), holes);
+}
+
+#[test]
 fn an_object_of_any_length_is_served_to_its_last_byte() {
     let lab = Lab::new();
     for (key, length) in [("tiny", 1), ("small", 1001), ("odd", 3_000_001)] {

@@ -95,15 +95,7 @@ impl Tree {
             Handle::Volume(volume) => volume.seek(offset, wanted),
             Handle::Sealed(view) => allocation::seek(view, offset, wanted),
             Handle::File(file, _) => file.seek(offset, wanted),
-            // Objects do not tell their holes: one run of data, the hole at its end.
-            Handle::Object(_, reader) if offset >= reader.length_bytes() => {
-                Err(Failure::NothingBehind)
-            }
-            Handle::Object(_, reader) => Ok(if wanted == Seek::Data {
-                offset
-            } else {
-                reader.length_bytes()
-            }),
+            Handle::Object(_, reader) => allocation::seek(reader.as_ref(), offset, wanted),
             Handle::Directory(_) => Err(Failure::IsADirectory),
         }
     }

@@ -13,7 +13,7 @@
 use super::export::{Export, Exporter, Listed, Opened};
 use blockstore::object::ReadAt;
 use blockstore::volume::Extent;
-use blockstore::{Error, Kind, Result, SealedMap, Store, Subject, View, Volume, Writer};
+use blockstore::{Error, Kind, Result, SealedMap, Store, Subject, Volume, Writer};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ fn open_sealed(
     let view = store.sealed_open(sealed)?;
     Ok(Opened {
         listed: Listed { name, description },
-        export: Box::new(ViewExport::Sealed(view)),
+        export: Box::new(ViewExport(Arc::new(view))),
     })
 }
 
@@ -117,7 +117,7 @@ fn open_object(store: &Store, path: &str) -> Result<Opened> {
             name: format!("object:{path}"),
             description,
         },
-        export: Box::new(ViewExport::Object(bytes)),
+        export: Box::new(ViewExport(bytes)),
     })
 }
 
@@ -208,20 +208,12 @@ impl Export for VolumeExport {
     }
 }
 
-/// Anything that is only read.
-enum ViewExport {
-    /// A snapshot or an image.
-    Sealed(View),
-    /// An object: a sealed map, a concat of them, or bytes in the catalog.
-    Object(Arc<dyn ReadAt>),
-}
+/// Anything that is only read: a snapshot, an image, an object.
+struct ViewExport(Arc<dyn ReadAt>);
 
 impl Export for ViewExport {
     fn length_bytes(&self) -> u64 {
-        match self {
-            Self::Sealed(view) => view.length_bytes(),
-            Self::Object(object) => object.length_bytes(),
-        }
+        self.0.length_bytes()
     }
 
     fn read_only(&self) -> bool {
@@ -233,10 +225,7 @@ impl Export for ViewExport {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        match self {
-            Self::Sealed(view) => view.read_at(offset, buffer),
-            Self::Object(object) => object.read_at(offset, buffer),
-        }
+        self.0.read_at(offset, buffer)
     }
 
     fn write_at(&self, _offset: u64, _bytes: &[u8]) -> Result<()> {
@@ -252,15 +241,7 @@ impl Export for ViewExport {
     }
 
     fn extents(&self, offset: u64, length: u64, max: usize) -> Result<Vec<Extent>> {
-        match self {
-            Self::Sealed(view) => view.extents(offset, length, max),
-            // An object's reader does not tell; calling all of it data is always right.
-            Self::Object(_) => Ok(vec![Extent {
-                offset,
-                length,
-                data: true,
-            }]),
-        }
+        self.0.extents(offset, length, max)
     }
 }
 
