@@ -75,7 +75,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: crate::bucket::Verb,
     },
-    /// Images that volumes are cloned from: add, ls, show, rm
+    /// Images that volumes are cloned from: add, ls, show, rm, sign, deprecate, expire
     Image {
         /// What to do.
         #[command(subcommand)]

@@ -18,9 +18,23 @@ use serde::de::DeserializeOwned;
 /// An answer is a listing at most; more than this is not from an Infall server.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
+/// Sends short requests, over TLS or not.
+pub(crate) type Http =
+    hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// HTTP/1.1, with this trust where it is over TLS.
+pub(crate) fn http(tls: rustls::ClientConfig) -> Http {
+    let connector = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector)
+}
+
 /// Speaks to one server with one key.
 pub(crate) struct Client {
-    http: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Http,
     server: String,
     authorization: String,
 }
@@ -42,14 +56,8 @@ impl Client {
                 return Err(Failure::new(Exit::Usage, "endpoint", message));
             }
         };
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
-            http: hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-                .build(connector),
+            http: http(tls),
             server: server.trim_end_matches('/').to_owned(),
             authorization: format!("Bearer {}", credentials.bearer()),
         })

@@ -7,6 +7,7 @@
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::units::parse_bytes;
+use blockstore::image::trust::{DeprecatedRule, Rules, SignedRule};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,6 +100,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         help: "how long a stopping server lets requests finish",
     },
     Setting {
+        key: "s3.domain",
+        env: "INFALL_S3_DOMAIN",
+        default: "",
+        help: "domains below which each bucket is a host, e.g. s3.example.org; path style works always",
+    },
+    Setting {
         key: "dav.tpc_hosts",
         env: "INFALL_DAV_TPC_HOSTS",
         default: "",
@@ -109,6 +116,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         env: "INFALL_DAV_TPC_CA",
         default: "",
         help: "certificates (PEM) of the CAs those servers are trusted by; the system's without",
+    },
+    Setting {
+        key: "dav.tpc_silence_seconds",
+        env: "INFALL_DAV_TPC_SILENCE_SECONDS",
+        default: "60",
+        help: "a third-party copy ends when the other server was silent for so long",
+    },
+    Setting {
+        key: "dav.tpc_seconds",
+        env: "INFALL_DAV_TPC_SECONDS",
+        default: "43200",
+        help: "a third-party copy ends after so long in any case",
     },
     Setting {
         key: "store.segment",
@@ -133,6 +152,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         env: "INFALL_STORE_COLLECTOR",
         default: "true",
         help: "collect dead segments in the background",
+    },
+    Setting {
+        key: "images.signed",
+        env: "INFALL_IMAGES_SIGNED",
+        default: "optional",
+        help: "required: only images with a signature by one of images.signers are used; or optional",
+    },
+    Setting {
+        key: "images.signers",
+        env: "INFALL_IMAGES_SIGNERS",
+        default: "",
+        help: "OpenSSH allowed_signers file: whose signatures on images count; read at each use",
+    },
+    Setting {
+        key: "images.deprecated",
+        env: "INFALL_IMAGES_DEPRECATED",
+        default: "refuse",
+        help: "refuse: new uses of a deprecated image need --deprecated; or warn",
     },
     Setting {
         key: "provider.country",
@@ -284,7 +321,9 @@ impl Config {
         self.nbd_tcp()?;
         self.tls()?;
         self.trusted_proxies()?;
+        self.s3_domains()?;
         self.dav_hosts()?;
+        self.dav_times()?;
         self.connections_max()?;
         self.cdmi()?;
         self.shutdown_deadline()?;
@@ -292,6 +331,7 @@ impl Config {
         self.bytes("store.reserve")?;
         self.bytes("store.cache")?;
         self.flag("store.collector")?;
+        self.image_rules()?;
         self.flag("log.json")?;
         Ok(())
     }
@@ -430,6 +470,16 @@ impl Config {
         })
     }
 
+    /// Below which each host is a bucket.
+    pub(crate) fn s3_domains(&self) -> Outcome<gateway::Domains> {
+        self.text("s3.domain")
+            .parse()
+            .map_err(|bad: gateway::BadDomain| {
+                self.wrong("s3.domain", "a list of domains such as s3.example.org")
+                    .because(bad)
+            })
+    }
+
     /// Whom third-party copies may reach.
     pub(crate) fn dav_hosts(&self) -> Outcome<gateway::dav::Hosts> {
         self.text("dav.tpc_hosts").parse().map_err(|_| {
@@ -442,6 +492,18 @@ impl Config {
     /// The CAs by which these are trusted, if they were named.
     pub(crate) fn dav_ca(&self) -> Option<PathBuf> {
         Some(PathBuf::from(self.text("dav.tpc_ca"))).filter(|path| *path != Path::new(""))
+    }
+
+    /// When third-party copies end by themselves.
+    pub(crate) fn dav_times(&self) -> Outcome<gateway::dav::TransferTimes> {
+        let seconds = |key: &'static str| match self.text(key).parse() {
+            Ok(seconds @ 1..=31_536_000) => Ok(Duration::from_secs(seconds)),
+            _ => Err(self.wrong(key, "a number of seconds from 1 to a year")),
+        };
+        Ok(gateway::dav::TransferTimes {
+            silence_max: seconds("dav.tpc_silence_seconds")?,
+            lasts_max: seconds("dav.tpc_seconds")?,
+        })
     }
 
     /// HTTP connections at once.
@@ -479,6 +541,32 @@ impl Config {
         })
     }
 
+    /// Which images may be used.
+    pub(crate) fn image_rules(&self) -> Outcome<Rules> {
+        let signers = Some(PathBuf::from(self.text("images.signers")));
+        let signers = signers.filter(|path| *path != Path::new(""));
+        let signed = match self.text("images.signed") {
+            "required" if signers.is_none() => {
+                let message = "images.signed = \"required\" lets no image be used while images.signers names no file";
+                return Err(Failure::new(Exit::Usage, "config", message)
+                    .hint("Name an allowed_signers file, see ssh-keygen(1): images.signers = \"/etc/infall/signers\""));
+            }
+            "required" => SignedRule::Required,
+            "optional" => SignedRule::Optional,
+            _ => return Err(self.wrong("images.signed", "required or optional")),
+        };
+        let deprecated = match self.text("images.deprecated") {
+            "refuse" => DeprecatedRule::Refuse,
+            "warn" => DeprecatedRule::Warn,
+            _ => return Err(self.wrong("images.deprecated", "refuse or warn")),
+        };
+        Ok(Rules {
+            signed,
+            signers,
+            deprecated,
+        })
+    }
+
     /// How the store is opened.
     pub(crate) fn store(&self) -> Outcome<blockstore::Options> {
         let mut options = blockstore::Options::default();
@@ -493,6 +581,7 @@ impl Config {
                 .map_err(|_| self.wrong("store.cache", "a size that fits memory"))?;
         }
         options.collector = self.flag("store.collector")?;
+        options.images = self.image_rules()?;
         Ok(options)
     }
 
@@ -540,7 +629,7 @@ fn known(key: &str) -> Outcome<&'static str> {
     })
 }
 
-/// Dotted keys and plain values of a table.
+/// Dotted keys and plain values of a table; a list of texts is one text with commas between.
 fn flatten(prefix: &str, table: &toml::Table, found: &mut Vec<(String, String)>) -> Outcome {
     for (name, value) in table {
         let key = if prefix.is_empty() {
@@ -553,6 +642,10 @@ fn flatten(prefix: &str, table: &toml::Table, found: &mut Vec<(String, String)>)
             toml::Value::String(text) => found.push((key, text.clone())),
             toml::Value::Integer(number) => found.push((key, number.to_string())),
             toml::Value::Boolean(flag) => found.push((key, flag.to_string())),
+            toml::Value::Array(list) if list.iter().all(toml::Value::is_str) => {
+                let texts: Vec<_> = list.iter().filter_map(toml::Value::as_str).collect();
+                found.push((key, texts.join(", ")));
+            }
             toml::Value::Float(_) | toml::Value::Datetime(_) | toml::Value::Array(_) => {
                 let key = known(&key)?;
                 let message =
@@ -622,6 +715,20 @@ mod tests {
                 .to_string()
                 .contains("true or false")
         );
+    }
+
+    #[test]
+    fn required_signatures_want_signers() {
+        let rules = |text: &str| Config::parse(text, &nothing, &[]).unwrap().image_rules();
+        let text = rules("[images]\nsigned = \"required\"\n").unwrap_err();
+        assert!(text.to_string().contains("images.signers"), "{text}");
+        let text = "[images]\nsigned = \"required\"\nsigners = \"s\"\ndeprecated = \"warn\"\n";
+        let read = rules(text).unwrap();
+        assert_eq!(read.signed, SignedRule::Required);
+        assert_eq!(read.deprecated, DeprecatedRule::Warn);
+        for text in ["signed = \"yes\"", "deprecated = \"no\"", "signed = true"] {
+            assert!(rules(&format!("[images]\n{text}\n")).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -128,6 +128,7 @@ fn config_check(context: &Context, verb: &cli::ConfigVerb) -> Outcome {
             help: setting.help,
         })
         .collect();
+    let problems = context.config.image_rules()?.problems()?;
     context.show(&rows, || {
         let mut table = render::Table::new(["KEY", "VALUE", "FROM", "ENVIRONMENT", "MEANING"]);
         for row in &rows {
@@ -141,7 +142,10 @@ fn config_check(context: &Context, verb: &cli::ConfigVerb) -> Outcome {
                 None => "No file.\n".into(),
             },
         };
-        format!("{table}{file}")
+        let problems = problems.iter().fold(String::new(), |text, problem| {
+            format!("{text}images.signers, {}\n", render::plain(problem))
+        });
+        format!("{table}{problems}{file}")
     });
     Ok(())
 }

@@ -141,6 +141,9 @@ pub(crate) struct Create {
     /// Clone this image
     #[arg(long)]
     image: Option<String>,
+    /// The image may be a deprecated one
+    #[arg(long, requires = "image")]
+    deprecated: bool,
     /// Clone this snapshot
     #[arg(long, conflicts_with = "image")]
     snapshot: Option<String>,
@@ -224,9 +227,11 @@ async fn create(context: &Context, client: &Client, arguments: Create) -> Outcom
         name: arguments.name,
         length_bytes: arguments.length,
         origin,
+        deprecated: arguments.deprecated,
     };
     let made: VolumeCreated = client.post(&Path::new(["volumes"]), &ask).await?;
     let took = render::duration(began.elapsed());
+    crate::image::warn(Some(&made.copied));
     context.show(&made, || {
         let what = match &made.volume.origin {
             Some(origin) => format!("clone of {origin}  {}", render::copied(&made.copied)),

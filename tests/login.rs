@@ -3,28 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod tools;
 
 use harness::{Server, program};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-
-/// Where `scripts/packages` puts the tools.
-fn tools() -> PathBuf {
-    let set = |name| {
-        let value = std::env::var_os(name).filter(|value| !value.is_empty());
-        value.map(PathBuf::from)
-    };
-    let cache = set("XDG_CACHE_HOME").unwrap_or_else(|| set("HOME").unwrap().join(".cache"));
-    let folder = set("INFALL_TOOLS").unwrap_or_else(|| cache.join("infall/tools"));
-    let provider = folder.join("node_modules/oidc-provider");
-    assert!(
-        provider.exists(),
-        "no {}; run scripts/packages",
-        provider.display()
-    );
-    folder
-}
+use tools::{tool, tools};
 
 fn here(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -42,6 +27,7 @@ struct Issuer {
 
 impl Issuer {
     fn start(port: &str, key: &str) -> Self {
+        tool("node_modules/oidc-provider");
         let mut child = Command::new("node")
             .arg(here("issuer.mjs"))
             .args([port, key])
@@ -165,7 +151,7 @@ fn aws(
     words: &[&str],
     input: &[u8],
 ) -> String {
-    let mut command = Command::new(tools().join("bin/aws"));
+    let mut command = Command::new(tool("bin/aws"));
     command
         .args(words)
         .env("AWS_ENDPOINT_URL", server.endpoint())
@@ -207,7 +193,7 @@ fn login(server: &Server, name: &str, more: &[&str]) -> (bool, String) {
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     if let Some(page) = line.trim().strip_prefix("Open ") {
-        let browser = Command::new(tools().join("bin/python"))
+        let browser = Command::new(tool("bin/python"))
             .arg(here("browser.py"))
             .args([page, name])
             .output()
@@ -286,7 +272,7 @@ fn sts_lets_in_whom_the_trust_names_and_refuses_forged_expired_and_replayed_toke
     provider(&server, &issuer);
     let (access, secret) = server.credentials();
     let run = || {
-        let done = Command::new(tools().join("bin/python"))
+        let done = Command::new(tool("bin/python"))
             .arg(here("sts.py"))
             .arg(&issuer.url)
             .args([

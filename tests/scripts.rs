@@ -3,29 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness;
+mod tools;
 
 use harness::{Done, Server, run};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// Where `scripts/packages` puts the Python tools.
-fn tools() -> PathBuf {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let folder = set("INFALL_TOOLS")
-        .or_else(|| Some(cache()?.join("infall/tools")))
-        .unwrap();
-    assert!(
-        folder.join("bin/aws").exists(),
-        "no aws in {}; run scripts/packages",
-        folder.display()
-    );
-    folder.join("bin")
-}
+use tools::tool;
 
 /// A script with the program on its PATH and the server's data directory in its environment.
 fn script(server: &Server, name: &str, words: &[&str]) -> Command {
@@ -33,7 +16,7 @@ fn script(server: &Server, name: &str, words: &[&str]) -> Command {
         .parent()
         .unwrap()
         .to_owned();
-    let mut path = vec![binary, tools()];
+    let mut path = vec![binary, tool("bin")];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
     let mut command = Command::new("bash");
     command

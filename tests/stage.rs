@@ -19,7 +19,8 @@ mod syncing;
 
 use harness::{Done, Server, program, run};
 use peers::noise;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A server with the bucket `data`.
 fn with_bucket() -> Server {
@@ -28,8 +29,8 @@ fn with_bucket() -> Server {
     server
 }
 
-/// A server that clients know only by its key.
-fn foreign(server: &Server, more: &[(&str, &str)], words: &[&str]) -> Done {
+/// The program on another machine, which knows only the server's key; and its home.
+fn elsewhere(server: &Server) -> (Command, PathBuf) {
     let home = server.scratch().join("elsewhere");
     std::fs::create_dir_all(&home).unwrap();
     let (access, secret) = server.credentials();
@@ -38,6 +39,12 @@ fn foreign(server: &Server, more: &[(&str, &str)], words: &[&str]) -> Done {
         .env("AWS_ACCESS_KEY_ID", access)
         .env("AWS_SECRET_ACCESS_KEY", secret)
         .env("AWS_REGION", "infall");
+    (command, home)
+}
+
+/// Runs it there.
+fn foreign(server: &Server, more: &[(&str, &str)], words: &[&str]) -> Done {
+    let (mut command, _) = elsewhere(server);
     command.envs(more.iter().copied());
     run(command.args(words))
 }

@@ -10,5 +10,6 @@ mod s3;
 mod sts;
 
 pub use query::{is_query, query_service};
-pub use s3::s3_service;
+pub use s3::{BadDomain, Domains, s3_service};
+pub use sts::Sts;
 pub use sts::login::{LoginIssuer, LoginIssuers, LoginRoles, RolesAsk, login_service};

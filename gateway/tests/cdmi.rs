@@ -13,6 +13,9 @@
 #[path = "cdmi/lab.rs"]
 mod lab;
 
+#[path = "../../tests/tools/mod.rs"]
+mod tools;
+
 #[path = "cdmi/bad_input.rs"]
 mod bad_input;
 #[path = "cdmi/capabilities.rs"]

@@ -10,24 +10,14 @@ use access::{Access, Credentials};
 use axum::Router;
 use axum::extract::Request;
 use blockstore::{Options, Store};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use tower::ServiceExt;
 
-const REGION: &str = "eu-central-1";
+#[path = "../../tests/tools/mod.rs"]
+mod tools;
 
-/// Where `scripts/packages` puts the Python clients.
-fn tools() -> PathBuf {
-    if let Some(tools) = std::env::var_os("INFALL_TOOLS") {
-        return tools.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache")
-        });
-    cache.join("infall/tools")
-}
+const REGION: &str = "eu-central-1";
 
 #[test]
 fn boto3_manages_users_groups_roles_and_policies_and_each_counts_at_once() {
@@ -36,8 +26,13 @@ fn boto3_manages_users_groups_roles_and_policies_and_each_counts_at_once() {
     let root = Credentials::generate();
     let access = Access::open(store.clone(), root.clone()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let s3 = gateway::s3_service(store.clone(), access.clone(), REGION);
-    let query = gateway::query_service(access.clone());
+    let s3 = gateway::s3_service(
+        store.clone(),
+        access.clone(),
+        REGION,
+        gateway::Domains::default(),
+    );
+    let query = gateway::query_service(gateway::Sts::new(access.clone()));
     let both = Router::new().fallback(move |request: Request| {
         let door = if gateway::is_query(&request) {
             query.clone()
@@ -52,12 +47,7 @@ fn boto3_manages_users_groups_roles_and_policies_and_each_counts_at_once() {
     let address = listener.local_addr().unwrap();
     runtime.spawn(async move { axum::serve(listener, both).await });
 
-    let python = tools().join("bin/python");
-    assert!(
-        python.exists(),
-        "no {}: run scripts/packages",
-        python.display()
-    );
+    let python = tools::tool("bin/python");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/iam.py");
     let ran = Command::new(python)
         .arg(script)

@@ -11,13 +11,15 @@
 
 #[path = "s3/people.rs"]
 mod people;
+#[path = "../../tests/tools/mod.rs"]
+mod tools;
 
 use access::{Access, Credentials};
 use blockstore::object::ListQuery;
 use blockstore::{Options, Store};
 use gateway::s3_service;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use tokio::runtime::Runtime;
 
@@ -48,7 +50,12 @@ impl Server {
         let credentials = Credentials::generate();
         let access = Access::open(store.clone(), credentials.clone()).unwrap();
         let runtime = Runtime::new().unwrap();
-        let door = s3_service(store.clone(), access.clone(), region);
+        let door = s3_service(
+            store.clone(),
+            access.clone(),
+            region,
+            gateway::Domains::default(),
+        );
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .unwrap();
@@ -71,12 +78,7 @@ impl Server {
 
     /// As [`Self::run`], with more in its environment.
     fn run_with(&self, script: &str, more: &[(&str, &str)]) {
-        let python = tools().join("bin/python");
-        assert!(
-            python.exists(),
-            "the Python with boto3 and awscli is missing: no {}. Run scripts/packages",
-            python.display()
-        );
+        let python = tools::tool("bin/python");
         let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
         let ran = Command::new(python)
             .arg(clients.join(script))
@@ -94,19 +96,6 @@ impl Server {
         eprint!("{}", String::from_utf8_lossy(&ran.stderr));
         assert!(ran.status.success(), "{script}: {}", ran.status);
     }
-}
-
-/// Where `scripts/packages` puts the Python clients.
-fn tools() -> PathBuf {
-    if let Some(tools) = std::env::var_os("INFALL_TOOLS") {
-        return tools.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache")
-        });
-    cache.join("infall/tools")
 }
 
 fn expect_command(name: &str) {

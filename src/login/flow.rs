@@ -1,7 +1,7 @@
 //! How a token is had: the device flow (RFC 8628), or the authorization code flow with PKCE through a
 //! browser and a listener on loopback (RFC 8252, 7.3; RFC 7636).
 
-use crate::client::{trust, trust_pem};
+use crate::client::{self, trust, trust_pem};
 use crate::exit::{Exit, Failure, Outcome};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,9 +9,6 @@ use bytes::Bytes;
 use gateway::LoginIssuer;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, StatusCode, header};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -45,7 +42,7 @@ pub(super) struct Issued {
 
 /// Asks without a key.
 pub(super) struct Http {
-    http: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: client::Http,
 }
 
 #[derive(Deserialize)]
@@ -91,14 +88,8 @@ impl Http {
     }
 
     fn with(tls: rustls::ClientConfig) -> Outcome<Self> {
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .build();
         Ok(Self {
-            http: hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-                .build(connector),
+            http: client::http(tls),
         })
     }
 

@@ -1,4 +1,5 @@
-//! One address, several doors, told apart by how the path begins; S3 has everything else.
+//! One address, several doors, told apart by how the path begins; S3 has everything else, and
+//! every path where the host is a bucket.
 //!
 //! | path | door |
 //! |---|---|
@@ -15,6 +16,7 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::{Extension, Router};
+use gateway::Domains;
 use gateway::api::{Closing, PREFIX};
 use std::convert::Infallible;
 use tower::ServiceExt;
@@ -74,6 +76,8 @@ pub(crate) struct Doors {
     pub(crate) dav: Option<Router>,
     /// Where to log in.
     pub(crate) login: Router,
+    /// Below which each host is a bucket.
+    pub(crate) domains: Domains,
     /// IAM and STS.
     pub(crate) query: Router,
     /// S3.
@@ -93,7 +97,9 @@ pub(crate) fn application(doors: Doors, closing: Closing) -> Router {
 }
 
 async fn choose(State(doors): State<Doors>, request: Request) -> Result<Response, Infallible> {
+    let is_bucket = doors.domains.bucket(request.uri(), request.headers());
     let door = match Door::of(request.uri().path()) {
+        _ if is_bucket.is_some() => Some(doors.s3),
         // An S3 client that tries to make or list a bucket of a reserved name hears so from S3.
         Door::Cdmi | Door::Dav | Door::Login if is_signed_for_a_bucket(&request) => Some(doors.s3),
         Door::Api => Some(doors.api),

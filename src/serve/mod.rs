@@ -10,6 +10,7 @@
 mod connections;
 mod disks;
 mod door;
+mod instances;
 mod log;
 mod mounts;
 mod origin;
@@ -70,6 +71,9 @@ pub(crate) struct Arguments {
     /// The region that S3 clients sign for [default: infall]
     #[arg(long)]
     region: Option<String>,
+    /// Domain below which each bucket is a host: images.s3.example.org; may be repeated
+    #[arg(long, value_name = "DOMAIN")]
+    s3_domain: Vec<String>,
     /// Log lines as JSON
     #[arg(long)]
     log_json: bool,
@@ -78,11 +82,13 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Flags that are settings.
     pub(crate) fn settings(&self) -> Vec<(&'static str, String)> {
+        let domains = (!self.s3_domain.is_empty()).then(|| self.s3_domain.join(", "));
         let log_json = self.log_json.then(|| "true".to_owned());
         [
             ("serve.listen", self.listen.clone()),
             ("serve.nbd_tcp", self.nbd_tcp.clone()),
             ("serve.region", self.region.clone()),
+            ("s3.domain", domains),
             ("log.json", log_json),
         ]
         .into_iter()
@@ -100,6 +106,9 @@ pub(crate) async fn run(context: &Context, _: Arguments) -> Outcome {
     let listen = context.config.listen()?;
     let nbd_tcp = context.config.nbd_tcp()?;
     let options = context.config.store()?;
+    for problem in options.images.problems()? {
+        tracing::warn!(problem, "a line of images.signers adds nobody");
+    }
     let mut listeners = vec![("serve.listen", listen)];
     listeners.extend(nbd_tcp.map(|address| ("serve.nbd_tcp", address)));
     // What is refused is refused before anything is made.
@@ -174,7 +183,7 @@ impl Serving<'_> {
         )?);
         let machines = self.machines(&disks).await?;
         let mounts = Mounts::new(self.store.clone(), access.clone());
-        let extra = vmctl::api::router(machines)
+        let extra = vmctl::api::router::<instances::Told>(machines)
             .merge(disks::router(Arc::clone(&disks)))
             .merge(tickets::router(tickets::Tickets {
                 access: access.clone(),
@@ -183,6 +192,8 @@ impl Serving<'_> {
                 tls: self.identity.is_some(),
             }))
             .merge(mounts::router(mounts.clone()));
+        let domains = config.s3_domains()?;
+        let sts = gateway::Sts::new(access.clone());
         let doors = door::Doors {
             api: gateway::api::router(self.store.clone(), access.clone(), extra),
             cdmi: Some(gateway::cdmi::router(
@@ -191,9 +202,10 @@ impl Serving<'_> {
                 config.cdmi()?,
             )),
             dav: Some(self.dav(access.clone()).await?),
-            login: gateway::login_service(access.clone()),
-            query: gateway::query_service(access.clone()),
-            s3: gateway::s3_service(self.store.clone(), access, config.region()),
+            login: gateway::login_service(sts.clone()),
+            query: gateway::query_service(sts),
+            domains: domains.clone(),
+            s3: gateway::s3_service(self.store.clone(), access, config.region(), domains),
         };
         let application = door::application(doors, self.closing.clone());
 
@@ -268,6 +280,7 @@ impl Serving<'_> {
     async fn dav(&self, access: access::Access) -> Outcome<axum::Router> {
         let hosts = self.context.config.dav_hosts()?;
         let ca = self.context.config.dav_ca();
+        let times = self.context.config.dav_times()?;
         let store = self.store.clone();
         blocking(move || {
             let authorities = match ca {
@@ -276,7 +289,11 @@ impl Serving<'_> {
                 })?),
                 None => None,
             };
-            let transfers = gateway::dav::TransferSettings { hosts, authorities };
+            let transfers = gateway::dav::TransferSettings {
+                hosts,
+                authorities,
+                times,
+            };
             gateway::dav::router(store, access, transfers).map_err(Failure::from)
         })
         .await

@@ -2,7 +2,7 @@
 
 use crate::harness::{Server, program};
 use crate::peers::{Peer, Wire, noise, wait_until};
-use crate::{foreign, json, read, text, with_bucket, write};
+use crate::{elsewhere, foreign, json, read, text, with_bucket, write};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -22,14 +22,7 @@ fn pieces(home: &Path) -> usize {
 
 /// Starts a copy from elsewhere than the server's own machine.
 fn begin(server: &Server, words: &[&str]) -> (Child, PathBuf) {
-    let home = server.scratch().join("elsewhere");
-    std::fs::create_dir_all(&home).unwrap();
-    let (access, secret) = server.credentials();
-    let mut command = program(&home);
-    command
-        .env("AWS_ACCESS_KEY_ID", access)
-        .env("AWS_SECRET_ACCESS_KEY", secret)
-        .env("AWS_REGION", "infall");
+    let (mut command, home) = elsewhere(server);
     let child = command
         .args(words)
         .stdout(Stdio::null())
@@ -51,6 +44,20 @@ fn cut(server: &Server, words: &[&str], signal: Signal) -> i32 {
     });
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
     child.wait().unwrap().code().unwrap_or(-1)
+}
+
+/// A file that takes a while, and where it is to go, as another machine names it.
+fn large(server: &Server, seed: u64) -> (PathBuf, String) {
+    let source = server.scratch().join("big.raw");
+    std::fs::write(&source, noise(TOTAL, seed)).unwrap();
+    let target = format!("s3+{}/data/big.raw", server.endpoint());
+    (source, target)
+}
+
+/// An upload that leaves time to cut it.
+fn slowly<'a>(source: &'a Path, target: &'a str) -> [&'a str; 6] {
+    let source = source.to_str().unwrap();
+    ["stage", "put", source, target, "--bandwidth", "24MiB"]
 }
 
 const TOTAL: usize = (100 << 20) + 4321;
@@ -107,17 +114,8 @@ fn an_upload_killed_in_the_middle_sends_only_what_is_missing() {
 #[test]
 fn an_interrupted_upload_says_so_and_goes_on() {
     let server = with_bucket();
-    let source = server.scratch().join("big.raw");
-    std::fs::write(&source, noise(TOTAL, 12)).unwrap();
-    let target = format!("s3+{}/data/big.raw", server.endpoint());
-    let words = [
-        "stage",
-        "put",
-        &text(&source),
-        &target,
-        "--bandwidth",
-        "24MiB",
-    ];
+    let (source, target) = large(&server, 12);
+    let words = slowly(&source, &target);
     assert_eq!(cut(&server, &words, Signal::INT), 12);
     server
         .infall(&[
@@ -141,17 +139,8 @@ fn an_interrupted_upload_says_so_and_goes_on() {
 #[test]
 fn a_source_that_changed_begins_anew_and_the_old_parts_go() {
     let server = with_bucket();
-    let source = server.scratch().join("big.raw");
-    std::fs::write(&source, noise(TOTAL, 13)).unwrap();
-    let target = format!("s3+{}/data/big.raw", server.endpoint());
-    let words = [
-        "stage",
-        "put",
-        &text(&source),
-        &target,
-        "--bandwidth",
-        "24MiB",
-    ];
+    let (source, target) = large(&server, 13);
+    let words = slowly(&source, &target);
     cut(&server, &words, Signal::KILL);
     std::fs::write(&source, noise(TOTAL, 14)).unwrap();
     let put = json(foreign(
@@ -366,17 +355,8 @@ fn a_tree_cut_short_is_finished_by_the_same_command() {
 #[test]
 fn two_runs_do_not_write_to_one_target() {
     let server = with_bucket();
-    let source = server.scratch().join("big.raw");
-    std::fs::write(&source, noise(TOTAL, 18)).unwrap();
-    let target = format!("s3+{}/data/big.raw", server.endpoint());
-    let words = [
-        "stage",
-        "put",
-        &text(&source),
-        &target,
-        "--bandwidth",
-        "24MiB",
-    ];
+    let (source, target) = large(&server, 18);
+    let words = slowly(&source, &target);
     let (mut child, home) = begin(&server, &words);
     wait_until("a piece has arrived", || pieces(&home) >= 1);
     let said = foreign(&server, &[], &["stage", "put", &text(&source), &target]).fails(5);
@@ -387,17 +367,8 @@ fn two_runs_do_not_write_to_one_target() {
 #[test]
 fn a_server_that_dies_and_comes_back_costs_a_pause() {
     let mut server = with_bucket();
-    let source = server.scratch().join("big.raw");
-    std::fs::write(&source, noise(TOTAL, 19)).unwrap();
-    let target = format!("s3+{}/data/big.raw", server.endpoint());
-    let words = [
-        "stage",
-        "put",
-        &text(&source),
-        &target,
-        "--bandwidth",
-        "24MiB",
-    ];
+    let (source, target) = large(&server, 19);
+    let words = slowly(&source, &target);
     let (mut child, home) = begin(&server, &words);
     wait_until("two pieces have arrived", || pieces(&home) >= 2);
     server.kill();

@@ -5,34 +5,19 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+#[path = "../tools/mod.rs"]
+mod tools;
+
 use crate::harness::Server;
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 const CHUNK: usize = 1 << 20;
 
 /// A program that `scripts/packages` installed beside the `aws` client.
 pub(crate) fn tool(server: &Server, name: &str) -> Command {
-    let folder = std::env::var_os("INFALL_TOOLS")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home = std::env::var_os("HOME")
-                .map(PathBuf::from)
-                .unwrap_or_default();
-            cache
-                .unwrap_or_else(|| home.join(".cache"))
-                .join("infall/tools")
-        });
-    let path = folder.join("bin").join(name);
-    assert!(
-        path.exists(),
-        "{name} is missing: no {}; next: run scripts/packages",
-        path.display()
-    );
     let (access, secret) = server.credentials();
-    let mut command = Command::new(path);
+    let mut command = Command::new(tools::tool(&format!("bin/{name}")));
     command
         .env_remove("AWS_SESSION_TOKEN")
         .env_remove("AWS_PROFILE")

@@ -1,9 +1,11 @@
-//! The allow-list of issuers, and the digests of tokens that were used.
+//! The allow-list of issuers, and the marks of tokens that were used.
 //!
 //! | kind | name | row |
 //! |---|---|---|
 //! | `iam-issuer` | name | [`Issuer`] |
-//! | `iam-used-token` | SHA-256 of the token | `{"expires_s": …}` |
+//! | `iam-used-token` | when it expires, 20 digits of Unix seconds, `-`, SHA-256 of what the token's signature is over | `{}` |
+//!
+//! Marks lie in the order in which they may go, so that taking away the old reads no others.
 
 use crate::Access;
 use crate::identity::now_ms;
@@ -17,8 +19,10 @@ const ISSUERS_MAX: usize = 64;
 const AUDIENCES_MAX: usize = 16;
 const TEXT_BYTES_MAX: usize = 512;
 const CA_BYTES_MAX: usize = 64 << 10;
-/// Used tokens looked at for being over, whenever one is added.
+/// Marks that are looked at for being over, whenever one is added.
 const PRUNED_MAX: usize = 64;
+/// How long a mark outlives its token: far longer than the leeway in which one is still taken.
+const KEPT_S: u64 = 3600;
 
 /// An OpenID provider that is believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,10 +191,10 @@ impl Access {
         if vouched.issuer.reusable {
             return Ok(());
         }
-        self.prune_used(who)?;
-        let row = json!({ "expires_s": vouched.expires_s });
+        self.prune_used(who, now_ms() / 1000)?;
+        let name = mark(vouched.expires_s, &vouched.digest);
         let store = &self.inner.store;
-        let used = store.record_create(who, USED, &vouched.digest, &row, None);
+        let used = store.record_create(who, USED, &name, &json!({}), None);
         used.map_err(|error| match error.kind() {
             Kind::Conflict => Error::new(
                 Kind::Conflict,
@@ -201,20 +205,32 @@ impl Access {
         })
     }
 
-    fn prune_used(&self, who: &Who) -> Result<()> {
-        // The leeway in which an expired token is still taken is long over.
-        let now_s = now_ms() / 1000;
-        let over = |row: &Value| {
-            let expires = row.get("expires_s").and_then(Value::as_u64);
-            expires.is_none_or(|expires| expires + 3600 < now_s)
-        };
+    /// Takes away the oldest marks, as far as they are over.
+    fn prune_used(&self, who: &Who, now_s: u64) -> Result<()> {
         let store = &self.inner.store;
-        let used = store.record_list(USED)?;
-        for (digest, _) in used.iter().filter(|(_, row)| over(row)).take(PRUNED_MAX) {
-            store.record_remove(who, USED, digest, None)?;
+        for (name, _) in store.record_first(USED, PRUNED_MAX)? {
+            if !is_over(&name, now_s) {
+                break;
+            }
+            match store.record_remove(who, USED, &name, None) {
+                // Another login took it away.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                removed => removed?,
+            }
         }
         Ok(())
     }
+}
+
+/// What a used token's mark is called.
+fn mark(expires_s: u64, digest: &str) -> String {
+    format!("{expires_s:020}-{digest}")
+}
+
+/// Whether a mark is needed no longer.
+fn is_over(name: &str, now_s: u64) -> bool {
+    let expires_s = name.split('-').next().and_then(|text| text.parse().ok());
+    expires_s.is_none_or(|expires_s: u64| expires_s.saturating_add(KEPT_S) < now_s)
 }
 
 fn read(name: &str, row: Value) -> Result<Issuer> {
@@ -256,4 +272,35 @@ fn check_url(url: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blockstore::{Options, Store};
+
+    #[test]
+    fn a_prune_reads_only_the_oldest_marks_and_takes_only_what_is_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), Options::default()).unwrap();
+        let access = Access::open(store.clone(), crate::Credentials::generate()).unwrap();
+        let who = Who::server();
+        let marks = || store.record_list(USED).unwrap().len();
+        for expires_s in 0..100_u64 {
+            // Digests are in no order.
+            let name = mark(
+                expires_s,
+                &format!("{:08x}", expires_s.wrapping_mul(2_654_435_761)),
+            );
+            store
+                .record_create(&who, USED, &name, &json!({}), None)
+                .unwrap();
+        }
+        access.prune_used(&who, KEPT_S + 10).unwrap();
+        assert_eq!(marks(), 90);
+        access.prune_used(&who, KEPT_S + 1000).unwrap();
+        assert_eq!(marks(), 90 - PRUNED_MAX);
+        access.prune_used(&who, KEPT_S + 1000).unwrap();
+        assert_eq!(marks(), 0);
+    }
 }

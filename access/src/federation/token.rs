@@ -61,7 +61,7 @@ pub struct Vouched {
     pub entitlements: Vec<String>,
     /// When it ends, seconds since the Unix epoch.
     pub expires_s: u64,
-    /// SHA-256 of the token, in hex.
+    /// SHA-256 of what its signature is over, in hex.
     pub digest: String,
 }
 
@@ -226,7 +226,7 @@ pub fn verify(
         groups,
         entitlements,
         expires_s: claims.exp,
-        digest: digest(token),
+        digest: digest(signed(token)),
     })
 }
 
@@ -268,6 +268,12 @@ fn confirmed(
         })
 }
 
+/// What the signature is over. The signature itself says nothing: one of ECDSA can be written in two
+/// ways, and a token must not count as two by that.
+fn signed(token: &str) -> &str {
+    token.rsplit_once('.').map_or(token, |(signed, _)| signed)
+}
+
 fn digest(token: &str) -> String {
     use std::fmt::Write;
     let mut text = String::with_capacity(64);
@@ -276,4 +282,16 @@ fn digest(token: &str) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_spelling_of_the_signature_makes_no_other_token() {
+        let of = |token| digest(signed(token));
+        assert_eq!(of("head.claims.r-s"), of("head.claims.r-n-minus-s"));
+        assert_ne!(of("head.claims.r-s"), of("head.other.r-s"));
+    }
 }

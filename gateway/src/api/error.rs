@@ -78,6 +78,13 @@ impl Problem {
         self
     }
 
+    /// The same about something that its door has a better word for.
+    #[must_use]
+    pub fn about(mut self, subject: impl Into<String>) -> Self {
+        self.subject = subject.into();
+        self
+    }
+
     /// The same, and if something was not found, the name in `existing` most like `asked`.
     #[must_use]
     pub fn suggest(

@@ -92,8 +92,10 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
 
 fn reads_body(rule: &Rule) -> bool {
     let needs = std::iter::once(&rule.on).chain(rule.also.iter().map(|(_, on)| on));
+    let flags = rule.flags.iter().map(|(_, name)| *name);
     needs
         .flat_map(On::names)
+        .chain(flags)
         .any(|name| matches!(name, Name::Body(_)))
 }
 
@@ -101,7 +103,7 @@ impl On {
     fn names(&self) -> Vec<Name> {
         match *self {
             Self::Nothing | Self::All | Self::Store | Self::Host => Vec::new(),
-            Self::Object(bucket, key) => vec![bucket, key],
+            Self::Object(one, other) | Self::DeprecatedImage(one, other) => vec![one, other],
             Self::Bucket(name)
             | Self::ObjectUrl(name)
             | Self::Volume(name)
@@ -147,11 +149,19 @@ fn ask(gate: &Gate, caller: &Caller, rule: &Rule, said: &Said) -> blockstore::Re
     if rule.on == On::Nothing {
         return Ok(());
     }
+    let flags = rule.flags.iter().map(|(key, name)| {
+        let asked = said.value(*name) == Some(serde_json::Value::Bool(true));
+        (*key, if asked { "true" } else { "false" })
+    });
+    let context: Vec<(&str, &str)> = flags.collect();
     let first = std::iter::once((rule.action, &rule.on, true));
     let also = rule.also.iter().map(|(action, on)| (*action, on, false));
     for (action, on, always) in first.chain(also) {
         for (action, thing) in gate.things(caller, action, on, always, said)? {
-            let need = Need::new(action, thing.resource());
+            let need = Need {
+                context: &context,
+                ..Need::new(action, thing.resource())
+            };
             gate.access.authorize_need(caller, &need)?;
         }
     }
@@ -214,6 +224,12 @@ impl Gate {
             On::Volume(name) => one(name, Thing::Volume),
             On::Snapshot(name) => one(name, Thing::Snapshot),
             On::Image(name) => one(name, Thing::Image),
+            On::DeprecatedImage(name, said_so) => match (said.text(name), said.value(said_so)) {
+                (Some(image), Some(serde_json::Value::Bool(true))) => {
+                    vec![(action, Thing::Image(image))]
+                }
+                _ => Vec::new(),
+            },
             On::Instance(name) => one(name, Thing::Instance),
             On::Project(name) => one(name, Thing::Project),
             On::Object(bucket, key) => match (said.text(bucket), said.text(key)) {
@@ -428,8 +444,9 @@ mod tests {
             project: "p",
             name: "nobody",
         };
-        let policy = r#"{"Version":"2012-10-17","Statement":{"Effect":"Allow",
-            "Action":["vm:Run","volume:Create","volume:Snapshot","image:Add"],"Resource":"*"}}"#;
+        let policy = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow",
+            "Action":["vm:Run","volume:Create","volume:Snapshot","image:Add"],"Resource":"*"},
+            {"Effect":"Allow","Action":"image:Use","Resource":"arn:infall:image:::usable"}]}"#;
         lab.access.inline_put(&who, holder, "w", policy).unwrap();
         for (path, body, what) in [
             ("/vms", r#"{"name":"v","image":"i"}"#, "image:Use"),
@@ -470,6 +487,16 @@ mod tests {
                 "/images",
                 r#"{"name":"i","bucket":"b","key":"k"}"#,
                 "s3:GetObject",
+            ),
+            (
+                "/vms",
+                r#"{"name":"v","image":"usable","deprecated":true}"#,
+                "image:UseDeprecated",
+            ),
+            (
+                "/volumes",
+                r#"{"name":"v","origin":{"image":"usable"},"deprecated":true}"#,
+                "image:UseDeprecated",
             ),
         ] {
             let (status, text) = lab.ask(&lab.user, "post", path, body).await;

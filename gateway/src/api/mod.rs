@@ -18,6 +18,7 @@ pub mod identities;
 mod images;
 mod openapi;
 mod rules;
+mod standing;
 mod store;
 mod volumes;
 
@@ -26,6 +27,7 @@ pub use error::{ErrorBody, ErrorReply, Problem, Reply, kind_name, kind_of, neare
 pub use events::{Closing, EVENTS_MAX, EventPage, EventsQuery, WAIT_MS_MAX};
 pub use images::{ImageAdd, ImageAdded, ImageList};
 pub use openapi::{DOCUMENT as OPENAPI, operations};
+pub use standing::{ImageDeprecate, ImageEndorse, ImageExpire, ImageShown};
 pub use store::{CheckAsk, StoreStatus};
 pub use volumes::{
     OriginName, SnapshotCreate, SnapshotList, VolumeCreate, VolumeCreated, VolumeList, VolumeResize,
@@ -87,6 +89,7 @@ struct Route {
 fn routes() -> Vec<Route> {
     let mut all = buckets::routes();
     all.extend(images::routes());
+    all.extend(standing::routes());
     all.extend(volumes::routes());
     all.extend(store::routes());
     all.extend(events::routes());

@@ -38,6 +38,8 @@ pub(super) enum On {
     Snapshot(Name),
     /// An image.
     Image(Name),
+    /// An image, if it is said (by `true`) that it may be a deprecated one.
+    DeprecatedImage(Name, Name),
     /// An instance.
     Instance(Name),
     /// The disks that an instance is asked to have: objects, volumes, snapshots.
@@ -62,6 +64,8 @@ pub(super) struct Rule {
     pub(super) on: On,
     /// Asked where the request names it.
     pub(super) also: &'static [(&'static str, On)],
+    /// Condition keys that say whether the request asks for something: `true` or `false`.
+    pub(super) flags: &'static [(&'static str, Name)],
 }
 
 const fn rule(method: &'static str, path: &'static str, action: &'static str, on: On) -> Rule {
@@ -71,6 +75,7 @@ const fn rule(method: &'static str, path: &'static str, action: &'static str, on
         action,
         on,
         also: &[],
+        flags: &[],
     }
 }
 
@@ -87,6 +92,7 @@ const fn with(
         action,
         on,
         also,
+        flags: &[],
     }
 }
 
@@ -127,6 +133,33 @@ pub(super) const RULES: &[Rule] = &[
     ),
     rule("get", "/images/{image}", "image:Describe", IMAGE),
     rule("delete", "/images/{image}", "image:Delete", IMAGE),
+    with(
+        "put",
+        "/images/{image}/deprecation",
+        "image:Deprecate",
+        IMAGE,
+        &[("image:Describe", On::Image(Body("/replacement")))],
+    ),
+    rule(
+        "delete",
+        "/images/{image}/deprecation",
+        "image:Deprecate",
+        IMAGE,
+    ),
+    rule("put", "/images/{image}/expiry", "image:Expire", IMAGE),
+    rule("delete", "/images/{image}/expiry", "image:Expire", IMAGE),
+    rule(
+        "post",
+        "/images/{image}/endorsements",
+        "image:Endorse",
+        IMAGE,
+    ),
+    rule(
+        "delete",
+        "/images/{image}/endorsements/{key}",
+        "image:Endorse",
+        IMAGE,
+    ),
     rule("get", "/volumes", "volume:List", On::All),
     with(
         "post",
@@ -135,6 +168,10 @@ pub(super) const RULES: &[Rule] = &[
         On::Volume(Body("/name")),
         &[
             ("image:Use", On::Image(Body("/origin/image"))),
+            (
+                "image:UseDeprecated",
+                On::DeprecatedImage(Body("/origin/image"), Body("/deprecated")),
+            ),
             ("snapshot:Read", On::Snapshot(Body("/origin/snapshot"))),
         ],
     ),
@@ -188,6 +225,10 @@ pub(super) const RULES: &[Rule] = &[
         On::Instance(Body("/name")),
         &[
             ("image:Use", On::Image(Body("/image"))),
+            (
+                "image:UseDeprecated",
+                On::DeprecatedImage(Body("/image"), Body("/deprecated")),
+            ),
             ("volume:Attach", On::Volume(Body("/root_volume"))),
             ("volume:Attach", On::Disks(Body("/volumes"))),
             ("host:Use", On::HostPart(Body("/boot_file"))),
@@ -197,6 +238,7 @@ pub(super) const RULES: &[Rule] = &[
         ],
     ),
     rule("get", "/vms/{name}", "vm:Describe", VM),
+    rule("get", "/vms/{name}/explain", "vm:Describe", VM),
     rule("delete", "/vms/{name}", "vm:Remove", VM),
     rule("post", "/vms/{name}/start", "vm:Start", VM),
     rule("post", "/vms/{name}/stop", "vm:Stop", VM),
@@ -204,11 +246,15 @@ pub(super) const RULES: &[Rule] = &[
     rule("get", "/vms/{name}/console/attach", "vm:Console", VM),
     rule("post", "/vms/{name}/ssh", "vm:Ssh", VM),
     rule("get", "/vms/{name}/ssh", "vm:Ssh", VM),
+    rule("get", "/vms/{name}/addresses", "vm:Describe", VM),
     rule("get", "/vms/{name}/disks", "vm:Describe", VM),
     rule("get", "/hosts", "host:List", On::Host),
     rule("post", "/hosts/probe", "host:Probe", On::Host),
     rule("get", "/mounts", "mount:List", On::Host),
-    rule("post", "/mounts", "mount:Create", On::Host),
+    Rule {
+        flags: &[("infall:AllowOther", Body("/allow_other"))],
+        ..rule("post", "/mounts", "mount:Create", On::Host)
+    },
     rule("delete", "/mounts", "mount:Remove", On::Host),
     rule(
         "get",
@@ -475,6 +521,25 @@ mod tests {
             asked.push((operation.clone(), rule.action.to_owned()));
             for (action, _) in rule.also {
                 asked.push((operation.clone(), (*action).to_owned()));
+            }
+            // What a disk or an export is decides which action it needs.
+            let needs = std::iter::once(&rule.on).chain(rule.also.iter().map(|(_, on)| on));
+            for on in needs {
+                let others: &[&str] = match on {
+                    On::Disks(_) => &["volume:AttachReadOnly", "snapshot:Read", "s3:GetObject"],
+                    On::Export(Body(_)) => &[
+                        "volume:Attach",
+                        "snapshot:Read",
+                        "image:Read",
+                        "s3:GetObject",
+                    ],
+                    On::Export(_) => &["volume:Attach"],
+                    _ => &[],
+                };
+                let others = others
+                    .iter()
+                    .map(|action| (operation.clone(), (*action).to_owned()));
+                asked.extend(others);
             }
         }
         written.sort();

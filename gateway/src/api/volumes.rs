@@ -24,6 +24,9 @@ pub struct VolumeCreate {
     /// What it shows at first: `{"image":"…"}`, `{"snapshot":"…"}`; zeroes if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<OriginName>,
+    /// The image may be a deprecated one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deprecated: bool,
 }
 
 /// What a new volume is a clone of.
@@ -141,13 +144,18 @@ async fn create(
     let (volume, copied) = run(move || {
         let origin = match &ask.origin {
             None => Origin::Empty,
+            Some(OriginName::Image(name)) if ask.deprecated => {
+                Origin::DeprecatedImage(name.clone())
+            }
             Some(OriginName::Image(name)) => Origin::Image(name.clone()),
             Some(OriginName::Snapshot(name)) => Origin::Snapshot(name.clone()),
         };
         store
             .volume_create(&who, &ask.name, ask.length_bytes, &origin)
             .map_err(|error| match &origin {
-                Origin::Image(image) => images::suggest(&store, &who, error, image),
+                Origin::Image(image) | Origin::DeprecatedImage(image) => {
+                    images::suggest(&store, &who, error, image)
+                }
                 Origin::Snapshot(snapshot) => suggest(&store, &who, error, snapshot),
                 Origin::Empty => error.into(),
             })

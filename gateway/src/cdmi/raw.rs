@@ -90,7 +90,8 @@ fn plan(work: &Work, announced: Option<u64>, patch: bool) -> Reply<Plan> {
         return Err(Failure::missing("object", "PATCH changes what is there"));
     }
     if let Some(bytes) = announced {
-        work.store().quota_admit_bucket(&target.bucket, bytes)?;
+        work.store()
+            .quota_admit_object(&target.bucket, &target.key, bytes)?;
     }
     if let Some(text) = content_type(work)? {
         check_type(text)?;
@@ -109,7 +110,9 @@ fn plan(work: &Work, announced: Option<u64>, patch: bool) -> Reply<Plan> {
         ));
     }
     let value = NewValue {
-        writer: work.store().object_writer(&target.bucket)?,
+        writer: work
+            .store()
+            .object_writer_for(&target.bucket, &target.key)?,
         digests: Digests::new(),
     };
     Ok(Plan::Whole(Box::new((target, value))))

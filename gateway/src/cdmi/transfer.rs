@@ -17,8 +17,8 @@ use super::writing::{Target, created};
 use super::{identity, show, snapshots};
 use axum::http::StatusCode;
 use axum::response::Response;
-use blockstore::Kind;
 use blockstore::object::{Change, ListPage, ListQuery, Object, ObjectMeta, Precondition};
+use blockstore::{Kind, Subject};
 
 /// Keys looked at together.
 const PAGE: usize = 1000;
@@ -227,8 +227,6 @@ pub(super) fn container(
             },
             false,
         ) => {
-            containers::known(work, from, below)?;
-            make_room(work, bucket, prefix, (from, below))?;
             copy_all(work, (from, below), (bucket, prefix))?;
         }
         (
@@ -240,10 +238,13 @@ pub(super) fn container(
             },
             false,
         ) => {
-            snapshots::expect(work, from, base, snapshot)?;
-            make_room(work, bucket, prefix, ("", ""))?;
-            let whole = format!("{base}{below}");
-            restore_all(work, (from, snapshot, &whole), (bucket, prefix))?;
+            let frozen = (
+                from.as_str(),
+                base.as_str(),
+                snapshot.as_str(),
+                below.as_str(),
+            );
+            restore_all(work, frozen, (bucket, prefix))?;
         }
         _ => return Err(not_taken(&source)),
     }
@@ -253,8 +254,8 @@ pub(super) fn container(
     container_created(work)
 }
 
-/// Makes the bucket, or the marker, that a copied container lies in.
-fn make_room(work: &Work, bucket: &str, prefix: &str, source: (&str, &str)) -> Reply<()> {
+/// Whether the bucket may be made, or the parent is there, that a copied container lies in.
+fn expect_room(work: &Work, bucket: &str, prefix: &str, source: (&str, &str)) -> Reply<()> {
     if source.0 == bucket && prefix.starts_with(source.1) {
         return Err(Failure::invalid(
             "copy",
@@ -262,9 +263,7 @@ fn make_room(work: &Work, bucket: &str, prefix: &str, source: (&str, &str)) -> R
         ));
     }
     if prefix.is_empty() {
-        work.may_bucket("s3:CreateBucket", bucket)?;
-        work.store().bucket_create(&work.who(), bucket)?;
-        return Ok(());
+        return work.may_bucket("s3:CreateBucket", bucket);
     }
     containers::expect_parent(work)
 }
@@ -318,10 +317,14 @@ fn rename_all(work: &Work, from: (&str, &str), to: (&str, &str)) -> Reply<()> {
     Ok(())
 }
 
-fn copy_all(work: &Work, from: (&str, &str), to: (&str, &str)) -> Reply<()> {
-    work.may_list(from.0, from.1)?;
-    let list = |query: &ListQuery| work.store().object_list(from.0, query);
-    let none = Precondition::default();
+/// What goes from where to where, all of it asked for before the first is copied.
+fn admitted(
+    work: &Work,
+    from: (&str, &str),
+    to: (&str, &str),
+    list: impl Fn(&ListQuery) -> blockstore::Result<ListPage>,
+) -> Reply<Vec<(String, String)>> {
+    let mut keys = Vec::new();
     let mut marked = to.1.is_empty();
     each_key(work, from.1, list, |object| {
         let below = object.key.strip_prefix(from.1).unwrap_or_default();
@@ -332,42 +335,74 @@ fn copy_all(work: &Work, from: (&str, &str), to: (&str, &str)) -> Reply<()> {
         work.may_object("s3:GetObject", from.0, &object.key)?;
         work.may_object("s3:PutObject", to.0, &key)?;
         marked |= below.is_empty();
-        let (source, target) = ((from.0, object.key.as_str()), (to.0, key.as_str()));
-        work.store()
-            .object_copy(&work.who(), source, target, None, &none, &none)?;
+        keys.push((object.key.clone(), key));
         Ok(())
     })?;
-    settle(work, to, marked)
+    if !marked {
+        work.may_object("s3:PutObject", to.0, to.1)?;
+    }
+    Ok(keys)
+}
+
+fn copy_all(work: &Work, from: (&str, &str), to: (&str, &str)) -> Reply<()> {
+    work.may_list(from.0, from.1)?;
+    containers::known(work, from.0, from.1)?;
+    expect_room(work, to.0, to.1, from)?;
+    let list = |query: &ListQuery| work.store().object_list(from.0, query);
+    let keys = admitted(work, from, to, list)?;
+    let none = Precondition::default();
+    let place = |(source, target): &(String, String)| {
+        let (source, target) = ((from.0, source.as_str()), (to.0, target.as_str()));
+        let who = work.who();
+        let copied = work
+            .store()
+            .object_copy(&who, source, target, None, &none, &none);
+        copied.map(drop)
+    };
+    fill(work, to, &keys, place)
 }
 
 fn restore_all(
     work: &Work,
-    (from, snapshot, whole): (&str, &str, &str),
+    (from, base, snapshot, below): (&str, &str, &str, &str),
     to: (&str, &str),
 ) -> Reply<()> {
-    work.may_list(from, whole)?;
+    let whole = format!("{base}{below}");
+    work.may_list(from, &whole)?;
+    snapshots::expect(work, from, base, snapshot)?;
+    expect_room(work, to.0, to.1, ("", ""))?;
     let list = |query: &ListQuery| work.store().snapshot_object_list(from, snapshot, query);
+    let keys = admitted(work, (from, &whole), to, list)?;
     let none = Precondition::default();
-    let mut marked = to.1.is_empty();
-    each_key(work, whole, list, |object| {
-        let below = object.key.strip_prefix(whole).unwrap_or_default();
-        let key = format!("{}{below}", to.1);
-        if key.is_empty() {
-            return Ok(());
-        }
-        work.may_object("s3:GetObject", from, &object.key)?;
-        work.may_object("s3:PutObject", to.0, &key)?;
-        marked |= below.is_empty();
-        let (found, bytes) = work
-            .store()
-            .snapshot_object_open(from, snapshot, &object.key)?;
+    let place = |(source, target): &(String, String)| {
+        let store = work.store();
+        let (found, bytes) = store.snapshot_object_open(from, snapshot, source)?;
         let meta = ObjectMeta {
             lock: blockstore::object::Lock::default(),
             ..found.meta
         };
-        restore(work, bytes.as_ref(), meta, (to.0, &key), &none)?;
-        Ok(())
-    })?;
+        restore(work, bytes.as_ref(), meta, (to.0, target), &none).map(drop)
+    };
+    fill(work, to, &keys, place)
+}
+
+/// Makes the container and puts the keys into it. What somebody removes meanwhile is left out.
+fn fill(
+    work: &Work,
+    to: (&str, &str),
+    keys: &[(String, String)],
+    place: impl Fn(&(String, String)) -> blockstore::Result<()>,
+) -> Reply<()> {
+    if to.1.is_empty() {
+        work.store().bucket_create(&work.who(), to.0)?;
+    }
+    for key in keys {
+        match place(key) {
+            Err(gone) if gone.kind() == Kind::NotFound && gone.subject() == Subject::Object => {}
+            placed => placed?,
+        }
+    }
+    let marked = to.1.is_empty() || keys.iter().any(|(_, target)| target == to.1);
     settle(work, to, marked)
 }
 
@@ -376,7 +411,6 @@ fn settle(work: &Work, to: (&str, &str), marked: bool) -> Reply<()> {
     if marked {
         return Ok(());
     }
-    work.may_object("s3:PutObject", to.0, to.1)?;
     match work.object(to.0, to.1)? {
         Some(_) => Ok(()),
         None => containers::mark(work, to.0, to.1, Given::default()),

@@ -308,7 +308,9 @@ fn commit(
     encoding: Encoding,
 ) -> Reply<Object> {
     let mut value = NewValue {
-        writer: work.store().object_writer(&target.bucket)?,
+        writer: work
+            .store()
+            .object_writer_for(&target.bucket, &target.key)?,
         digests: Digests::new(),
     };
     value.take(bytes)?;

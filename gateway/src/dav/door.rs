@@ -353,7 +353,7 @@ fn finished(mut response: Response, session: &Session, digest: Option<HeaderValu
             // protocol layer knows better.
             let status = match failure.kind() {
                 Kind::NotFound | Kind::Conflict => status,
-                kind => refusal::status(kind),
+                kind => crate::api::status(kind),
             };
             told = Refusal::new(status, Refusal::from(failure).words());
         } else if status == StatusCode::INTERNAL_SERVER_ERROR {

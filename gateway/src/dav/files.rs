@@ -6,6 +6,9 @@
 //! transaction, so during MOVE nothing is removed here before [`shelf::rename`] replaces it, and
 //! during COPY an object over an object is replaced by the copy's own commit.
 
+mod bodies;
+mod told;
+
 use super::place::Place;
 use super::properties;
 use super::receiving::{Purpose, Receiving};
@@ -14,19 +17,16 @@ use super::shelf::{self, Found};
 use super::{condition, digest};
 use crate::blocking;
 use axum::http::{Method, StatusCode};
-use blockstore::object::{Object, ReadAt};
 use blockstore::{Error, Kind, Store, Subject};
-use bytes::{Buf, Bytes};
+use bodies::{Incoming, Outgoing};
 use dav_server::davpath::DavPath;
 use dav_server::fs::{
     DavDirEntry, DavFile, DavMetaData, DavProp, FsError, FsFuture, FsResult, FsStream,
     GuardedFileSystem, OpenOptions, ReadDirMeta,
 };
 use futures::StreamExt;
-use std::fmt;
-use std::io::SeekFrom;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use told::{Member, Meta};
 
 /// Bytes read at a time.
 pub(super) const READ_BYTES: usize = 256 << 10;
@@ -366,216 +366,4 @@ fn source_of(session: &Session, made: &Place) -> Option<Place> {
 
 fn placed(path: &DavPath) -> FsResult<Place> {
     Place::of_decoded(path.as_bytes()).ok_or(FsError::NotFound)
-}
-
-/// What is told of a resource.
-#[derive(Clone, Debug)]
-pub(super) struct Meta {
-    length: u64,
-    modified_ms: Option<u64>,
-    created_ms: Option<u64>,
-    etag: Option<String>,
-    collection: bool,
-}
-
-impl Meta {
-    pub(super) fn of(found: &Found) -> Self {
-        let object = match found {
-            Found::Object(object) | Found::Collection(Some(object)) => Some(object),
-            Found::Root | Found::Bucket(_) | Found::Collection(None) => None,
-        };
-        let bucket_ms = match found {
-            Found::Bucket(bucket) => Some(bucket.created_ms),
-            _ => None,
-        };
-        let collection = found.is_collection();
-        Self {
-            length: object
-                .filter(|_| !collection)
-                .map_or(0, |object| object.length_bytes),
-            modified_ms: object.map(|object| object.modified_ms).or(bucket_ms),
-            created_ms: object.map(|object| object.created_ms).or(bucket_ms),
-            etag: object
-                .filter(|_| !collection)
-                .map(|object| object.meta.etag.clone()),
-            collection,
-        }
-    }
-}
-
-fn time(ms: Option<u64>) -> FsResult<SystemTime> {
-    ms.map(|ms| UNIX_EPOCH + Duration::from_millis(ms))
-        .ok_or(FsError::NotImplemented)
-}
-
-impl DavMetaData for Meta {
-    fn len(&self) -> u64 {
-        self.length
-    }
-
-    fn modified(&self) -> FsResult<SystemTime> {
-        time(self.modified_ms)
-    }
-
-    fn created(&self) -> FsResult<SystemTime> {
-        time(self.created_ms)
-    }
-
-    fn is_dir(&self) -> bool {
-        self.collection
-    }
-
-    fn etag(&self) -> Option<String> {
-        self.etag.clone()
-    }
-}
-
-struct Member {
-    name: String,
-    meta: Meta,
-}
-
-impl DavDirEntry for Member {
-    fn name(&self) -> Vec<u8> {
-        self.name.clone().into_bytes()
-    }
-
-    fn metadata(&self) -> FsFuture<'_, Box<dyn DavMetaData>> {
-        let meta: Box<dyn DavMetaData> = Box::new(self.meta.clone());
-        Box::pin(std::future::ready(Ok(meta)))
-    }
-}
-
-/// A body that PUT sends, or the empty object that LOCK has made.
-struct Incoming {
-    session: Shared,
-    receiving: Option<Receiving>,
-    object: Option<Object>,
-}
-
-impl fmt::Debug for Incoming {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Incoming")
-    }
-}
-
-impl DavFile for Incoming {
-    fn metadata(&mut self) -> FsFuture<'_, Box<dyn DavMetaData>> {
-        let found = self.object.clone().map(Found::Object);
-        let meta = found.map(|found| Box::new(Meta::of(&found)) as Box<dyn DavMetaData>);
-        Box::pin(std::future::ready(meta.ok_or(FsError::NotImplemented)))
-    }
-
-    fn write_buf(&mut self, mut buf: Box<dyn Buf + Send>) -> FsFuture<'_, ()> {
-        let bytes = buf.copy_to_bytes(buf.remaining());
-        self.write_bytes(bytes)
-    }
-
-    fn write_bytes(&mut self, buf: Bytes) -> FsFuture<'_, ()> {
-        Box::pin(async move {
-            let Some(receiving) = &mut self.receiving else {
-                return Err(FsError::NotImplemented);
-            };
-            receiving
-                .take_in(buf)
-                .await
-                .map_err(|error| self.session.failed(error))
-        })
-    }
-
-    fn read_bytes(&mut self, _count: usize) -> FsFuture<'_, Bytes> {
-        Box::pin(std::future::ready(Err(FsError::NotImplemented)))
-    }
-
-    fn seek(&mut self, _position: SeekFrom) -> FsFuture<'_, u64> {
-        Box::pin(std::future::ready(Err(FsError::NotImplemented)))
-    }
-
-    fn flush(&mut self) -> FsFuture<'_, ()> {
-        Box::pin(async move {
-            let Some(receiving) = self.receiving.take() else {
-                return Ok(());
-            };
-            let (object, _) = receiving
-                .commit()
-                .await
-                .map_err(|error| self.session.failed(error))?;
-            self.object = Some(object);
-            Ok(())
-        })
-    }
-}
-
-/// An object that GET reads.
-struct Outgoing {
-    session: Shared,
-    object: Object,
-    body: Arc<dyn ReadAt>,
-    at: u64,
-}
-
-impl fmt::Debug for Outgoing {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Outgoing({}/{})", self.object.bucket, self.object.key)
-    }
-}
-
-impl DavFile for Outgoing {
-    fn metadata(&mut self) -> FsFuture<'_, Box<dyn DavMetaData>> {
-        let meta: Box<dyn DavMetaData> = Box::new(Meta::of(&Found::Object(self.object.clone())));
-        Box::pin(std::future::ready(Ok(meta)))
-    }
-
-    fn write_buf(&mut self, _buf: Box<dyn Buf + Send>) -> FsFuture<'_, ()> {
-        Box::pin(std::future::ready(Err(FsError::NotImplemented)))
-    }
-
-    fn write_bytes(&mut self, _buf: Bytes) -> FsFuture<'_, ()> {
-        Box::pin(std::future::ready(Err(FsError::NotImplemented)))
-    }
-
-    fn read_bytes(&mut self, count: usize) -> FsFuture<'_, Bytes> {
-        Box::pin(async move {
-            let left = self.body.length_bytes().saturating_sub(self.at);
-            let count = usize::try_from(left).unwrap_or(usize::MAX).min(count);
-            let (body, at) = (Arc::clone(&self.body), self.at);
-            let read = blocking::run(move || {
-                let mut buffer = vec![0; count];
-                body.read_at(at, &mut buffer)?;
-                Ok(Bytes::from(buffer))
-            });
-            let bytes = read.await.map_err(|error: Error| {
-                // The status line may be long gone: this is the only place to tell.
-                tracing::error!("a reply was broken off: {}", error.chain());
-                self.session.failed(error)
-            })?;
-            // Short bytes would be filled up with zeroes above us.
-            if bytes.is_empty() && count > 0 {
-                return Err(FsError::GeneralFailure);
-            }
-            self.at += bytes.len() as u64;
-            Ok(bytes)
-        })
-    }
-
-    fn seek(&mut self, position: SeekFrom) -> FsFuture<'_, u64> {
-        let length = self.body.length_bytes();
-        let to = match position {
-            SeekFrom::Start(to) => Some(to),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-            SeekFrom::End(by) => length.checked_add_signed(by),
-        };
-        let done = match to.filter(|to| *to <= length) {
-            Some(to) => {
-                self.at = to;
-                Ok(to)
-            }
-            None => Err(FsError::GeneralFailure),
-        };
-        Box::pin(std::future::ready(done))
-    }
-
-    fn flush(&mut self) -> FsFuture<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
-    }
 }

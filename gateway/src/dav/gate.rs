@@ -91,6 +91,11 @@ pub(super) fn admit(
 ) -> Result<Option<Found>, Refusal> {
     let found = shelf::look(store, &session.place)?;
     authorise(session, found.as_ref())?;
+    if copies_members(session, found.as_ref())
+        && let Some(target) = &session.target
+    {
+        shelf::may_copy_all(store, session, target)?;
+    }
     check_place(session, found.as_ref())?;
     let target = match &session.target {
         Some(target) => shelf::look(store, target)?,
@@ -109,6 +114,14 @@ pub(super) fn admit(
         session.object = Some(object.clone());
     }
     Ok(found)
+}
+
+/// Whether it is a COPY of a collection with all it holds (RFC 4918, 9.8.3).
+fn copies_members(session: &Session, found: Option<&Found>) -> bool {
+    let depth = session.headers.get("depth");
+    session.method == "COPY"
+        && found.is_some_and(Found::is_collection)
+        && depth.is_none_or(|depth| depth != "0")
 }
 
 fn authorise(session: &Session, found: Option<&Found>) -> blockstore::Result<()> {

@@ -35,7 +35,7 @@ mod shelf;
 mod transfer;
 mod xml;
 
-pub use transfer::{BadHost, Hosts, TransferSettings};
+pub use transfer::{BadHost, Hosts, TransferSettings, TransferTimes};
 
 use access::Access;
 use axum::extract::Request;

@@ -5,6 +5,8 @@
 //! 3. `Depth: infinity`, said or meant by silence, is for small trees: beyond [`INFINITY_MAX`]
 //!    members, and for the root, it is refused with `propfind-finite-depth`.
 
+mod asked;
+
 use super::locks::{Lock, Locks};
 use super::place::Place;
 use super::properties::{self, Dead};
@@ -12,8 +14,9 @@ use super::refusal::{Refusal, escaped};
 use super::session::{Session, Shared};
 use super::shelf::{self, Found};
 use crate::blocking;
+use asked::{Ask, Depth, Name};
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use blockstore::object::Object;
 use blockstore::{Error, Store};
@@ -22,7 +25,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-use xmltree::{Element, XMLNode};
 
 const DAV: &str = "DAV:";
 /// Members that `Depth: infinity` shows.
@@ -45,29 +47,6 @@ const BOTH_LOCKS: &str = "<D:lockentry><D:lockscope><D:exclusive/></D:lockscope>
     <D:write/></D:locktype></D:lockentry><D:lockentry><D:lockscope><D:shared/></D:lockscope>\
     <D:locktype><D:write/></D:locktype></D:lockentry>";
 
-/// Namespace and name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Name(String, String);
-
-/// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Ask {
-    /// Everything, and these besides.
-    All(Vec<Name>),
-    /// Names only.
-    Names,
-    /// These.
-    Some(Vec<Name>),
-}
-
-/// How deep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Depth {
-    Zero,
-    One,
-    Infinity,
-}
-
 /// Answers, the place being authorised and its body judged by [`super::xml`].
 pub(super) async fn answer(
     store: Store,
@@ -75,8 +54,8 @@ pub(super) async fn answer(
     session: Shared,
     body: &[u8],
 ) -> Result<Response, Refusal> {
-    let depth = depth(&session.headers)?;
-    let ask = ask(body)?;
+    let depth = asked::depth(&session.headers)?;
+    let ask = asked::ask(body)?;
     let place = session.place.clone();
     let first = {
         let (store, shared) = (store.clone(), Arc::clone(&session));
@@ -424,110 +403,4 @@ fn element(out: &mut String, Name(namespace, name): &Name, content: &str) {
     } else {
         write!(out, "<{prefix}{name}{declared}>{content}</{prefix}{name}>")
     };
-}
-
-fn depth(headers: &HeaderMap) -> Result<Depth, Refusal> {
-    let Some(depth) = headers.get("depth") else {
-        return Ok(Depth::Infinity);
-    };
-    match depth.to_str().unwrap_or_default() {
-        "0" => Ok(Depth::Zero),
-        "1" => Ok(Depth::One),
-        other if other.eq_ignore_ascii_case("infinity") => Ok(Depth::Infinity),
-        other => Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            format!("Depth is 0, 1 or infinity, not {other:?}"),
-        )),
-    }
-}
-
-fn ask(body: &[u8]) -> Result<Ask, Refusal> {
-    if body.is_empty() {
-        return Ok(Ask::All(Vec::new()));
-    }
-    let refused = |words: &str| Refusal::new(StatusCode::BAD_REQUEST, words);
-    let root = Element::parse(body).map_err(|_| refused("the body is no XML"))?;
-    let dav = |element: &Element, name: &str| {
-        element.name == name && element.namespace.as_deref() == Some(DAV)
-    };
-    if !dav(&root, "propfind") {
-        return Err(refused("the body is no DAV:propfind"));
-    }
-    let (mut asks, mut besides) = (Vec::new(), Vec::new());
-    for child in children(&root) {
-        if dav(child, "propname") {
-            asks.push(Ask::Names);
-        } else if dav(child, "allprop") {
-            asks.push(Ask::All(Vec::new()));
-        } else if dav(child, "prop") {
-            asks.push(Ask::Some(names(child)));
-        } else if dav(child, "include") {
-            besides = names(child);
-        }
-    }
-    match (asks.pop(), asks.is_empty()) {
-        (Some(Ask::All(_)), true) => Ok(Ask::All(besides)),
-        (Some(ask), true) => Ok(ask),
-        (_, false) | (None, _) => Err(refused(
-            "DAV:propfind holds one of DAV:prop, DAV:propname and DAV:allprop",
-        )),
-    }
-}
-
-fn children(element: &Element) -> impl Iterator<Item = &Element> {
-    element.children.iter().filter_map(XMLNode::as_element)
-}
-
-fn names(element: &Element) -> Vec<Name> {
-    children(element)
-        .map(|child| {
-            Name(
-                child.namespace.clone().unwrap_or_default(),
-                child.name.clone(),
-            )
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_asked_is_read_by_namespace() {
-        let name = |namespace: &str, name: &str| Name(namespace.into(), name.into());
-        assert_eq!(ask(b"").unwrap(), Ask::All(vec![]));
-        let some = br#"<p:propfind xmlns:p="DAV:" xmlns:x="urn:x"><p:prop><x:a/><p:getetag/><b xmlns=""/></p:prop></p:propfind>"#;
-        assert_eq!(
-            ask(some).unwrap(),
-            Ask::Some(vec![
-                name("urn:x", "a"),
-                name(DAV, "getetag"),
-                name("", "b")
-            ])
-        );
-        let all =
-            br#"<propfind xmlns="DAV:"><allprop/><include><x xmlns="urn:x"/></include></propfind>"#;
-        assert_eq!(ask(all).unwrap(), Ask::All(vec![name("urn:x", "x")]));
-        for bad in [
-            &br#"<propfind/>"#[..],
-            br#"<propfind xmlns="DAV:"/>"#,
-            br#"<propfind xmlns="DAV:"><prop/><propname/></propfind>"#,
-            br#"<lockinfo xmlns="DAV:"/>"#,
-        ] {
-            assert!(ask(bad).is_err(), "{}", String::from_utf8_lossy(bad));
-        }
-    }
-
-    #[test]
-    fn depth_is_one_of_three() {
-        let of = |text: &str| {
-            let headers = [("depth".parse().unwrap(), text.parse().unwrap())];
-            depth(&HeaderMap::from_iter(headers))
-        };
-        assert_eq!(of("0").unwrap(), Depth::Zero);
-        assert_eq!(of("Infinity").unwrap(), Depth::Infinity);
-        assert!(of("2").is_err());
-        assert_eq!(depth(&HeaderMap::new()).unwrap(), Depth::Infinity);
-    }
 }

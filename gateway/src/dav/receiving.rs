@@ -75,10 +75,11 @@ impl Receiving {
             );
             return Err(Error::new(Kind::Unavailable, Subject::Store, text));
         };
-        let (bucket, announced) = (purpose.bucket.clone(), purpose.announced);
+        let (bucket, key) = (purpose.bucket.clone(), purpose.key.clone());
+        let announced = purpose.announced;
         let writer = blocking::run(move || {
-            store.quota_admit_bucket(&bucket, announced.unwrap_or(0))?;
-            store.object_writer(&bucket)
+            store.quota_admit_object(&bucket, &key, announced.unwrap_or(0))?;
+            store.object_writer_for(&bucket, &key)
         })
         .await?;
         let hashing = Hashing::new(purpose.claims.contains_key(&Algorithm::Sha256));

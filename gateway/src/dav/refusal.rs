@@ -1,6 +1,6 @@
 //! What is refused, in the words of RFC 4918, 16: a status, and a `DAV:error` body that says why.
 //!
-//! One exhaustive match turns a store's [`Kind`] into a status; the condition codes of the standard
+//! A store's error has the status that the JSON API gives it; the condition codes of the standard
 //! (`propfind-finite-depth`, `lock-token-submitted`, …) stand beside the message for people.
 
 use axum::body::Body;
@@ -67,22 +67,7 @@ impl From<Error> for Refusal {
         if matches!(error.kind(), Kind::Internal | Kind::Corrupt) {
             tracing::error!("{}", error.chain());
         }
-        Self::new(status(error.kind()), error.to_string())
-    }
-}
-
-/// The status of a store's error.
-pub(super) fn status(kind: Kind) -> StatusCode {
-    match kind {
-        Kind::Invalid => StatusCode::BAD_REQUEST,
-        Kind::NotFound => StatusCode::NOT_FOUND,
-        Kind::Conflict | Kind::Fenced => StatusCode::CONFLICT,
-        Kind::Precondition => StatusCode::PRECONDITION_FAILED,
-        Kind::Denied => StatusCode::FORBIDDEN,
-        Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Kind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
-        Kind::Unsupported => StatusCode::NOT_IMPLEMENTED,
-        Kind::Corrupt | Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Self::new(crate::api::status(error.kind()), error.to_string())
     }
 }
 

@@ -262,6 +262,20 @@ pub(super) fn copy_marker(
     )
 }
 
+/// Whether a collection may be copied with all it holds: asked before its first member is copied.
+pub(super) fn may_copy_all(store: &Store, session: &Session, target: &Place) -> Result<()> {
+    if session.is_root() {
+        return Ok(());
+    }
+    let (from, to) = (session.place.prefix(), target.prefix());
+    for key in members(store, &session.place)? {
+        let below = key.strip_prefix(&from).unwrap_or_default();
+        session.may_object("s3:GetObject", &session.place.bucket, &key)?;
+        session.may_object("s3:PutObject", &target.bucket, &format!("{to}{below}"))?;
+    }
+    Ok(())
+}
+
 fn share(
     store: &Store,
     session: &Session,

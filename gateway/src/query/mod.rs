@@ -13,7 +13,7 @@ pub(crate) use fields::Fields;
 pub(crate) use reply::{Refused, escape};
 
 use crate::sts::Sts;
-use access::{Access, Caller, Origin, Principal};
+use access::{Caller, Origin, Principal};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -23,13 +23,6 @@ use tracing::Instrument;
 
 /// A form has at most this many bytes: a policy of 20 KiB, percent-encoded, and room.
 const FORM_BYTES_MAX: usize = 256 << 10;
-
-/// What the calls work on.
-#[derive(Clone)]
-struct Door {
-    access: Access,
-    sts: Sts,
-}
 
 /// Whether a request speaks this protocol.
 pub fn is_query(request: &Request) -> bool {
@@ -43,20 +36,16 @@ pub fn is_query(request: &Request) -> bool {
 }
 
 /// IAM and STS at `/`.
-pub fn query_service(access: Access) -> axum::Router {
-    let door = Door {
-        sts: Sts::new(access.clone()),
-        access,
-    };
-    axum::Router::new().fallback(answer).with_state(door)
+pub fn query_service(sts: Sts) -> axum::Router {
+    axum::Router::new().fallback(answer).with_state(sts)
 }
 
-async fn answer(State(door): State<Door>, request: Request) -> Response {
+async fn answer(State(sts): State<Sts>, request: Request) -> Response {
     let id = uuid::Uuid::new_v4().to_string();
     let span = tracing::info_span!("request", id = %id, door = "query");
     async {
         let mut version = String::new();
-        let done = perform(&door, request, &id, &mut version).await;
+        let done = perform(&sts, request, &id, &mut version).await;
         match done {
             Ok((action, inner)) => reply::done(&action, &version, &inner, &id),
             Err(refused) => {
@@ -70,7 +59,7 @@ async fn answer(State(door): State<Door>, request: Request) -> Response {
 }
 
 async fn perform(
-    door: &Door,
+    sts: &Sts,
     request: Request,
     id: &str,
     version: &mut String,
@@ -87,7 +76,7 @@ async fn perform(
         .unwrap_or_default();
     let principal = match sign::shown(&parts) {
         false => Principal::Anonymous,
-        true => sign::verify(&door.access, &parts, &body)?,
+        true => sign::verify(sts.access(), &parts, &body)?,
     };
     let caller = Caller {
         principal,
@@ -95,9 +84,9 @@ async fn perform(
         request: id.to_owned(),
     };
     let inner = match version.as_str() {
-        crate::sts::VERSION => Box::pin(door.sts.answer(&caller, &action, &fields)).await?,
+        crate::sts::VERSION => Box::pin(sts.answer(&caller, &action, &fields)).await?,
         crate::iam::VERSION => {
-            let (access, action) = (door.access.clone(), action.clone());
+            let (access, action) = (sts.access().clone(), action.clone());
             crate::blocking::run(move || crate::iam::answer(&access, &caller, &action, &fields))
                 .await?
         }

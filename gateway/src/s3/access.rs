@@ -106,6 +106,11 @@ impl S3Access for Decisions {
     }
 }
 
+/// The condition keys of a request.
+pub(super) fn keys(extensions: &Extensions) -> Context {
+    extensions.get::<Asked>().cloned().unwrap_or_default().0
+}
+
 /// Asks for what only the body of a request told.
 pub(super) async fn ask(
     door: &Door,
@@ -114,7 +119,7 @@ pub(super) async fn ask(
     more: Context,
 ) -> S3Result<()> {
     let caller = super::caller(extensions);
-    let mut keys = extensions.get::<Asked>().cloned().unwrap_or_default().0;
+    let mut keys = keys(extensions);
     keys.extend(more);
     let gate = door.gate.clone();
     crate::blocking::run(move || gate.decide(&caller, &needs, &keys))
@@ -135,8 +140,10 @@ impl Gate {
             caller.principal,
             Principal::Root | Principal::Service { .. }
         );
+        // What a new bucket shall have is asked before it is there.
+        let making = needs.iter().any(|need| need.action == "s3:CreateBucket");
         for need in needs {
-            if plain {
+            if plain || making {
                 self.authorize(caller, need, keys, None)?;
             } else {
                 self.decide_one(caller, need, keys)?;
@@ -146,7 +153,7 @@ impl Gate {
     }
 
     fn decide_one(&self, caller: &Caller, need: &Need, keys: &Context) -> blockstore::Result<()> {
-        if need.bucket.is_empty() || need.action == "s3:CreateBucket" {
+        if need.bucket.is_empty() {
             return self.authorize(caller, need, keys, None);
         }
         // A missing bucket is no secret: its name is taken or free for everybody.

@@ -8,6 +8,7 @@
 //! ```
 
 use super::body::{Fault, Watched};
+use super::domains::Domains;
 use super::drain::Drained;
 use super::{Door, admission, cors, error, post, settings};
 use http::header::{CONNECTION, CONTENT_RANGE, EXPECT, ORIGIN};
@@ -36,6 +37,7 @@ pub(super) fn token() -> Option<String> {
 pub(super) struct Front {
     pub(super) protocol: S3Service,
     pub(super) door: Door,
+    pub(super) domains: Domains,
 }
 
 /// The header that carries the request id back.
@@ -51,7 +53,9 @@ pub(super) async fn answer(
     request: Request<axum::body::Body>,
 ) -> Response<axum::body::Body> {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    let path = request.uri().path().to_owned();
+    let (parts, body) = request.into_parts();
+    let path = front.domains.path(&parts);
+    let request = Request::from_parts(parts, body);
     let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %path);
     // A client that waits for "100 Continue" and hears the final answer instead: perhaps its body
     // was not read, so the connection cannot go on (RFC 9110, 10.1.1); or it has none (an empty
@@ -71,7 +75,7 @@ pub(super) async fn answer(
         )
     });
     async {
-        let response = match pass(front, request, &id).await {
+        let response = match pass(front, request, &path, &id).await {
             Ok(response) => response,
             Err(refused) => error::reply(refused),
         };
@@ -108,13 +112,14 @@ pub(super) async fn answer(
 async fn pass(
     front: &Front,
     request: Request<axum::body::Body>,
+    path: &str,
     id: &str,
 ) -> S3Result<Response<s3s::Body>> {
     let (mut parts, body) = request.into_parts();
     let body = Drained::new(&parts.headers, body);
     parts.extensions.insert(RequestId(id.to_owned()));
     if parts.method == Method::OPTIONS {
-        return front.preflight(&parts).await;
+        return front.preflight(path, &parts).await;
     }
     let form = post::is_form(&parts);
     if !form {
@@ -123,7 +128,7 @@ async fn pass(
     let fault = Fault::default();
     let body = Watched::new(&parts, body, fault.clone())?;
     if form {
-        let path = path_of(parts.uri.path())?;
+        let path = path_of(path)?;
         let answered = Box::pin(post::answer(&front.door, &path, &parts, body)).await;
         return answered.map_err(|refused| fault.take().unwrap_or(refused));
     }
@@ -154,8 +159,8 @@ impl Front {
             .await
     }
 
-    async fn preflight(&self, parts: &Parts) -> S3Result<Response<s3s::Body>> {
-        let rules = match bucket_of(parts.uri.path()) {
+    async fn preflight(&self, path: &str, parts: &Parts) -> S3Result<Response<s3s::Body>> {
+        let rules = match bucket_of(path) {
             Some(bucket) => self.rules(&bucket).await?,
             None => None,
         };
@@ -186,6 +191,7 @@ fn unquote(response: &mut Response<s3s::Body>) {
     response.headers_mut().remove(http::header::CONTENT_LENGTH);
 }
 
+/// `path` is in path style, whatever the request's was.
 fn path_of(path: &str) -> S3Result<S3Path> {
     let decoded = percent_decode_str(path)
         .decode_utf8()

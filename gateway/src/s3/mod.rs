@@ -37,6 +37,7 @@ mod completion;
 mod condition;
 mod copying;
 mod cors;
+mod domains;
 pub(crate) mod drain;
 mod dress;
 mod error;
@@ -55,6 +56,8 @@ mod send;
 mod settings;
 mod tags;
 mod versions;
+
+pub use domains::{BadDomain, Domains};
 
 use ::access::{Access, Caller, Origin, Principal};
 use axum::extract::Request;
@@ -79,7 +82,8 @@ const TURN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The S3 API at `/`, to be merged as the fallback of the server's routes. `region` is what the
 /// store calls itself; a request may be signed for any region, as there is only this one store.
-pub fn s3_service(store: Store, access: Access, region: &str) -> axum::Router {
+/// Below `domains` each bucket is a host of its own; all are there in path style, too.
+pub fn s3_service(store: Store, access: Access, region: &str, domains: Domains) -> axum::Router {
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
     let gate = access::Gate {
@@ -95,11 +99,13 @@ pub fn s3_service(store: Store, access: Access, region: &str) -> axum::Router {
     };
     let mut builder = S3ServiceBuilder::new(door.clone());
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+    builder.set_host(domains.clone());
     builder.set_auth(access::Keys(access));
     builder.set_access(access::Decisions(gate));
     let front = Arc::new(front::Front {
         protocol: builder.build(),
         door,
+        domains,
     });
     axum::Router::new().fallback_service(tower::service_fn(move |request: Request| {
         let front = Arc::clone(&front);
@@ -190,6 +196,10 @@ impl<T> Answer<T> for Headed<T> {
 /// Forwards operations to the functions that answer them.
 macro_rules! operations {
     ($($name:ident: $input:ident -> $output:ident = $answer:path;)*) => {
+        /// What is answered, by the name of the input.
+        #[cfg(test)]
+        const OPERATIONS: &[&str] = &[$(stringify!($input)),*];
+
         #[async_trait::async_trait]
         impl S3 for Door {
             $(async fn $name(
@@ -259,4 +269,16 @@ operations! {
     abort_multipart_upload: AbortMultipartUploadInput -> AbortMultipartUploadOutput = multipart::abort;
     list_parts: ListPartsInput -> ListPartsOutput = multipart::list_parts;
     list_multipart_uploads: ListMultipartUploadsInput -> ListMultipartUploadsOutput = listing::uploads;
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_documents_table_has_every_operation() {
+        let document = include_str!("../../../docs/SECURITY.md");
+        for input in super::OPERATIONS {
+            let row = format!("| s3 | `{}` | ", input.trim_end_matches("Input"));
+            assert!(document.contains(&row), "docs/SECURITY.md lacks {row}");
+        }
+    }
 }

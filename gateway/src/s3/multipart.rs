@@ -189,6 +189,7 @@ pub(super) async fn part(
         headers: &request.headers,
         trailers: request.trailing_headers,
         claims: &claims,
+        key: None,
     };
     let received = receive(door, &input.bucket, incoming, &[scheme.algorithm]).await?;
     let mut checksums = received.sums.kept(FULL_OBJECT);

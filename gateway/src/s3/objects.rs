@@ -66,6 +66,7 @@ pub(super) async fn put(
         headers: &request.headers,
         trailers: request.trailing_headers,
         claims: &claims,
+        key: Some(&input.key),
     };
     let received = receive(door, &input.bucket, incoming, &[wanted]).await?;
     meta.etag = received.sums.etag();
@@ -416,6 +417,7 @@ pub(super) async fn delete_many(
 ) -> S3Result<DeleteObjectsOutput> {
     let who = who(&request.extensions);
     let caller = caller(&request.extensions);
+    let keys = super::access::keys(&request.extensions);
     let bypass = actions::is_true(&request.headers, "x-amz-bypass-governance-retention");
     let input = request.input;
     let asked = input.delete.objects;
@@ -441,7 +443,7 @@ pub(super) async fn delete_many(
                     let version = listed.version.as_deref();
                     let needs = actions::deleting(&bucket, &listed.key, version, bypass);
                     let admitted = to_delete(object, bypass).and_then(|delete| {
-                        let allowed = gate.decide(&caller, &needs, &Vec::new());
+                        let allowed = gate.decide(&caller, &needs, &keys);
                         allowed.map(|()| delete).map_err(super::error::failed)
                     });
                     (listed, admitted)

@@ -169,6 +169,7 @@ async fn store(
         headers: &headers,
         trailers: None,
         claims: &claims,
+        key: Some(key),
     };
     let received = receive(door, bucket, incoming, &[wanted]).await?;
     let length = received.writer.length_bytes();
@@ -278,7 +279,9 @@ fn reply(
 ) -> S3Result<Response<s3s::Body>> {
     let host = parts.headers.get(http::header::HOST);
     let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let location = format!("http://{host}/{bucket}/{}", encoded(key));
+    // The bucket is in the host already, or else in the path.
+    let posted_to = parts.uri.path().trim_end_matches('/');
+    let location = format!("http://{host}{posted_to}/{}", encoded(key));
     let mut response = Response::new(s3s::Body::empty());
     let set = |response: &mut Response<s3s::Body>, name, value: String| {
         if let Ok(value) = HeaderValue::try_from(value) {

@@ -39,6 +39,8 @@ pub(super) struct Incoming<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) trailers: Option<TrailingHeaders>,
     pub(super) claims: &'a Claims,
+    /// The key whose object it will replace; nothing for a part.
+    pub(super) key: Option<&'a str>,
 }
 
 /// A body that arrived as it was announced.
@@ -68,11 +70,17 @@ pub(super) async fn receive(
 
     let _slot = slot(&door.incoming).await?;
     let (store, bucket) = (door.store.clone(), bucket.to_owned());
+    let key = incoming.key.map(str::to_owned);
     // Before the first look at the body: a client that waits for "100 Continue" then never sends
     // a body that has nowhere to go.
     let writer = blocking::run(move || {
-        store.quota_admit_bucket(&bucket, if exact { announced } else { 0 })?;
-        store.object_writer(&bucket)
+        let told = if exact { announced } else { 0 };
+        let Some(key) = key else {
+            store.quota_admit_bucket(&bucket, told)?;
+            return store.object_writer(&bucket);
+        };
+        store.quota_admit_object(&bucket, &key, told)?;
+        store.object_writer_for(&bucket, &key)
     })
     .await
     .map_err(failed)?;

@@ -8,7 +8,7 @@
 
 use super::Sts;
 use crate::api::{Json, Problem, Reply};
-use access::{Access, Caller, Origin, Principal};
+use access::{Caller, Origin, Principal};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
@@ -83,13 +83,13 @@ struct Door {
 }
 
 /// The routes under `/login`.
-pub fn login_service(access: Access) -> Router {
+pub fn login_service(sts: Sts) -> Router {
     Router::new()
         .route("/login", get(issuers))
         .route("/login/roles", post(roles))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(Door {
-            sts: Sts::new(access),
+            sts,
             listed: Arc::default(),
         })
 }

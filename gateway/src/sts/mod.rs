@@ -24,19 +24,26 @@ pub(crate) const VERSION: &str = "2011-06-15";
 /// Condition keys of a web identity that its session carries on.
 const TAGS_MAX: usize = 60;
 
-/// What the calls work on; a cheap handle.
+/// What the calls work on; a cheap handle. All doors share one, and so the keys of issuers that it
+/// keeps.
 #[derive(Clone)]
-pub(crate) struct Sts {
+pub struct Sts {
     access: Access,
     issuers: Issuers,
 }
 
 impl Sts {
-    pub(crate) fn new(access: Access) -> Self {
+    /// Made once for a server.
+    pub fn new(access: Access) -> Self {
         Self {
             issuers: Issuers::new(access.clone()),
             access,
         }
+    }
+
+    /// Whose keys these are.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
     }
 
     /// Answers one call: what stands within `<ActionResult>`.

@@ -1,7 +1,8 @@
 //! One namespace, two doors: what S3 puts CDMI shows under a stable id, and the reverse; the same
 //! bytes, and no byte copied.
 
-use crate::lab::{CONTAINER, OBJECT, Server, delete, get, put, tools};
+use crate::lab::{CONTAINER, OBJECT, Server, delete, get, put};
+use crate::tools::tool;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -10,9 +11,7 @@ use std::process::Command;
 impl Server {
     /// Runs the `aws` that people use against the S3 door.
     fn aws(&self, arguments: &[&str]) -> String {
-        let aws = tools().join("bin/aws");
-        assert!(aws.exists(), "no {}: run scripts/packages", aws.display());
-        let ran = Command::new(aws)
+        let ran = Command::new(tool("bin/aws"))
             .arg("--endpoint-url")
             .arg(format!("http://{}", self.address))
             .args(arguments)

@@ -14,7 +14,6 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
@@ -48,7 +47,12 @@ impl Server {
         let runtime = Runtime::new().unwrap();
         let _guard = runtime.enter();
         let cdmi = gateway::cdmi::router(store.clone(), access.clone(), settings);
-        let s3 = gateway::s3_service(store.clone(), access.clone(), "eu-central-1");
+        let s3 = gateway::s3_service(
+            store.clone(),
+            access.clone(),
+            "eu-central-1",
+            gateway::Domains::default(),
+        );
         let doors = Router::new().fallback_service(tower::service_fn(move |request: Request| {
             let path = request.uri().path();
             let door = if path == "/cdmi" || path.starts_with("/cdmi/") {
@@ -236,10 +240,6 @@ pub(crate) fn other(method: &str, claim: &str, path: &str) -> Row {
 }
 
 impl Row {
-    pub(crate) fn claim(&self) -> &str {
-        &self.claim
-    }
-
     /// A header of the request.
     pub(crate) fn says(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
@@ -354,17 +354,4 @@ pub(crate) fn holds(at: &str, shown: &Value, found: &Value) -> Result<(), String
         (shown, found) if shown == found => Ok(()),
         (shown, found) => Err(format!("{at} is {found}, wanted {shown}")),
     }
-}
-
-/// Where `scripts/packages` puts the Python clients.
-pub(crate) fn tools() -> PathBuf {
-    if let Some(tools) = std::env::var_os("INFALL_TOOLS") {
-        return tools.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache")
-        });
-    cache.join("infall/tools")
 }

@@ -6,7 +6,8 @@
 //! JSON must be held by the answer's JSON, anything else must be the body. `…` stands for any string.
 //! `$CDMI` and `$S3` are the doors' addresses; `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` the keys.
 
-use crate::lab::{Server, holds, tools};
+use crate::lab::{Server, holds};
+use crate::tools::tool;
 use serde_json::Value;
 use std::process::Command;
 
@@ -60,7 +61,7 @@ fn run(server: &Server, steps: &[Step]) -> Vec<String> {
         .arg("-c")
         .arg(&script)
         .current_dir(folder.path())
-        .env("PATH", format!("{}:{path}", tools().join("bin").display()))
+        .env("PATH", format!("{}:{path}", tool("bin").display()))
         .env("CDMI", format!("http://{}/cdmi", server.address))
         .env("S3", format!("http://{}", server.address))
         .env("AWS_ACCESS_KEY_ID", &server.credentials.access_key)

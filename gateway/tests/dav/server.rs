@@ -2,7 +2,7 @@
 
 use access::{Access, Credentials};
 use blockstore::{Options, Store};
-use gateway::dav::{TransferSettings, router};
+use gateway::dav::{TransferSettings, TransferTimes, router};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output};
@@ -71,12 +71,36 @@ impl Server {
         hosts: &str,
         authorities: Option<Vec<u8>>,
     ) -> Self {
-        let store = Store::open(directory.path(), Options::default()).unwrap();
-        let runtime = Runtime::new().unwrap();
         let transfers = TransferSettings {
             hosts: hosts.parse().unwrap(),
             authorities,
+            ..TransferSettings::default()
         };
+        Self::with(directory, credentials, transfers)
+    }
+
+    /// One that may reach these, and waits for them no longer than so many seconds: for a word, and
+    /// for all of a copy.
+    pub(crate) fn waiting(hosts: &str, silence: u64, lasts: u64) -> Self {
+        let transfers = TransferSettings {
+            hosts: hosts.parse().unwrap(),
+            times: TransferTimes {
+                silence_max: Duration::from_secs(silence),
+                lasts_max: Duration::from_secs(lasts),
+            },
+            ..TransferSettings::default()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        Self::with(directory, Credentials::generate(), transfers)
+    }
+
+    fn with(
+        directory: tempfile::TempDir,
+        credentials: Credentials,
+        transfers: TransferSettings,
+    ) -> Self {
+        let store = Store::open(directory.path(), Options::default()).unwrap();
+        let runtime = Runtime::new().unwrap();
         let access = Access::open(store.clone(), credentials.clone()).unwrap();
         let door = router(store.clone(), access.clone(), transfers).unwrap();
         let listener = runtime

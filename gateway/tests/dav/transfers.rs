@@ -329,6 +329,116 @@ fn a_copy_ends_when_its_client_goes_away() {
     own.curl("GET", "own/k", &[]).is(404);
 }
 
+/// A server that answers one request by `head`, then says a letter of its body every 300 ms, `letters`
+/// of them, and then nothing; it hears all that it is sent for as long as `hears`.
+fn slow(head: &'static str, letters: usize, hears: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut byte = [0];
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+            heard.push(byte[0]);
+        }
+        let _ = stream.write_all(head.as_bytes());
+        for _ in 0..letters {
+            std::thread::sleep(Duration::from_millis(300));
+            if stream.write_all(b"x").is_err() {
+                return;
+            }
+        }
+        if hears {
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+        // Held open, so that silence is all there is.
+        std::thread::sleep(Duration::from_secs(60));
+    });
+    address
+}
+
+#[test]
+fn a_copy_ends_when_the_other_server_is_silent_and_when_it_takes_too_long() {
+    const BODY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+    let large = "0123456789abcdef".repeat(2_000_000);
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("large");
+    std::fs::write(&file, &large).unwrap();
+    let data = format!("@{}", file.display());
+    // What the other server does, what we may wait for, and what ends it.
+    for (head, letters, hears, direction, more, times, words) in [
+        (
+            "",
+            0,
+            true,
+            "Source",
+            "",
+            (1, 60),
+            "did not answer within 1 s",
+        ),
+        (BODY, 3, true, "Source", "", (1, 60), "sent nothing for 1 s"),
+        // Always a little: only the time in all ends it.
+        (
+            BODY,
+            1000,
+            true,
+            "Source",
+            "",
+            (1, 3),
+            "not done within 3 s",
+        ),
+        (
+            "",
+            0,
+            false,
+            "Destination",
+            "",
+            (1, 60),
+            "took nothing for 1 s",
+        ),
+        (
+            "",
+            0,
+            true,
+            "Destination",
+            "Overwrite: F",
+            (1, 60),
+            "did not answer within 1 s",
+        ),
+        // All is taken, and then nothing is said.
+        (
+            "",
+            0,
+            true,
+            "Destination",
+            "",
+            (1, 60),
+            "took nothing for 1 s",
+        ),
+    ] {
+        let address = slow(head, letters, hears);
+        let own = Server::waiting(&address, times.0, times.1);
+        own.make("own");
+        own.curl("PUT", "own/large", &["--data-binary", &data])
+            .is(201);
+        let path = match direction {
+            "Source" => "own/new",
+            _ => "own/large",
+        };
+        let mut terms = vec![format!("{direction}: http://{address}/x")];
+        terms.extend((!more.is_empty()).then(|| more.to_owned()));
+        let began = Instant::now();
+        let told = last(copy(&own, path, &terms));
+        assert!(
+            told.starts_with("failure: ") && told.contains(words),
+            "{words}: {told}"
+        );
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(20), "{words}: {took:?}");
+        own.curl("GET", "own/new", &[]).is(404);
+    }
+}
+
 /// A certificate authority's PEM, and a server of it that answers every request with one body.
 fn tls_server(name: &str) -> (Vec<u8>, std::net::SocketAddr, tokio::runtime::Runtime) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

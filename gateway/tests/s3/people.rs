@@ -96,6 +96,7 @@ fn a_full_disk_is_told_as_507_and_what_is_stored_stays_readable() {
         reserve_bytes: 40 << 20,
         collector: false,
         cache_bytes: 4 << 20,
+        ..Options::default()
     };
     let server = Server::open(&disk.0.path().join("data"), options, REGION);
     server.run("full.py");

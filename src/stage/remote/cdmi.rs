@@ -3,35 +3,31 @@
 //! Containers and metadata are asked for in CDMI's own media types, version 1.1.1 or 2.0.0,
 //! whichever the server speaks; values travel as raw bytes, by range (CDMI 1.1.1, 8.4 and 8.5).
 
-use super::http::{self, DEPTH_MAX};
+use super::site::{Collections, DEPTH_MAX, DOCUMENT_BYTES_MAX, Site};
 use super::web::{self, Web};
 use super::{Chunks, Found, Held, Remote};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::stage::checksum::{self, Algorithm};
-use crate::stage::location::{self, Place};
+use crate::stage::location::Place;
 use crate::stage::names;
 use crate::stage::plan::Entry;
 use async_trait::async_trait;
-use futures::{StreamExt, TryStreamExt, stream};
-use hyper::header::{self, HeaderMap, HeaderName};
-use hyper::{Method, StatusCode};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName};
+use hyper::{Method, Response};
 use serde::Deserialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+/// What a container is asked for and made in.
+const CONTAINER: &str = "application/cdmi-container";
 const VERSIONS: &str = "2.0.0, 1.1.1";
-const LOOKS_AT_ONCE: usize = 8;
 /// Children asked for at once, where a container is longer.
 const CHILDREN_AT_ONCE: usize = 1000;
 
 /// A container and all below it.
 pub(crate) struct Cdmi {
-    web: Web,
-    place: Place,
-    /// Parents that are there, so that they are asked for once.
-    made: Mutex<BTreeSet<String>>,
+    site: Site,
 }
 
 /// The fields that matter here.
@@ -51,9 +47,7 @@ impl Cdmi {
     /// `place` is the root.
     pub(crate) fn new(web: Web, place: Place) -> Self {
         Self {
-            web,
-            place,
-            made: Mutex::default(),
+            site: Site::new(web, place),
         }
     }
 
@@ -66,12 +60,10 @@ impl Cdmi {
                 VERSIONS,
             ),
         ]);
-        let answer = self.web.ask(&Method::GET, at, &headers).await?;
-        match answer.status() {
-            StatusCode::NOT_FOUND => return Ok(None),
-            status if status.is_success() => {}
-            status => return Err(self.web.refused(&what, status)),
-        }
+        let answer = self.site.web.ask(&Method::GET, at, &headers).await?;
+        let Some(answer) = self.site.web.found(&what, answer)? else {
+            return Ok(None);
+        };
         let kind = web::text(answer.headers(), header::CONTENT_TYPE)
             .unwrap_or_default()
             .to_owned();
@@ -81,7 +73,11 @@ impl Cdmi {
             return Err(Failure::new(Exit::Invalid, "server", message)
                 .hint("Read it as http:// or https://"));
         }
-        let document = self.web.document(&what, answer, DOCUMENT_BYTES_MAX).await?;
+        let document = self
+            .site
+            .web
+            .document(&what, answer, DOCUMENT_BYTES_MAX)
+            .await?;
         let object = serde_json::from_slice(&document).map_err(|error| {
             let message = format!("cannot {what}: the answer is no CDMI object");
             Failure::new(Exit::Invalid, "server", message).because(error)
@@ -91,9 +87,8 @@ impl Cdmi {
 
     /// All children of a container, a range at a time where it gives fewer than it has.
     async fn children(&self, directory: &str, found: &mut Found) -> Outcome<Vec<String>> {
-        let at = self.web.at(directory);
-        let media = "application/cdmi-container";
-        let Some(first) = self.object(directory, &at, media).await? else {
+        let at = self.site.web.at(directory);
+        let Some(first) = self.object(directory, &at, CONTAINER).await? else {
             return Ok(Vec::new());
         };
         let mut children = first.children;
@@ -112,7 +107,7 @@ impl Cdmi {
                 last + 1,
                 last + CHILDREN_AT_ONCE
             );
-            let more = match self.object(directory, &next, media).await {
+            let more = match self.object(directory, &next, CONTAINER).await {
                 Ok(Some(more)) if !more.children.is_empty() => more,
                 _ => break,
             };
@@ -121,65 +116,27 @@ impl Cdmi {
         }
         Ok(children)
     }
+}
 
-    fn made(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+#[async_trait]
+impl Collections for Cdmi {
+    const NAME: &str = "container";
+
+    async fn is_there(&self, at: &str) -> bool {
+        matches!(self.object("", at, CONTAINER).await, Ok(Some(_)))
     }
 
-    async fn make_parents(&self, path: &str) -> Outcome {
-        let mut made = self.web.base().to_owned();
-        let parents = path.rsplit_once('/').map_or("", |(parents, _)| parents);
-        if self.made().contains(parents) {
-            return Ok(());
-        }
+    async fn make(&self, at: &str) -> Outcome<Response<Incoming>> {
         let headers = web::headers([
-            (header::CONTENT_TYPE, "application/cdmi-container"),
-            (header::ACCEPT, "application/cdmi-container"),
+            (header::CONTENT_TYPE, CONTAINER),
+            (header::ACCEPT, CONTAINER),
             (
                 HeaderName::from_static("x-cdmi-specification-version"),
                 "1.1.1",
             ),
         ]);
-        // The root first: it need not exist either, nor what it lies in.
-        let root = made.clone();
-        let above = root
-            .match_indices('/')
-            .skip(1)
-            .map(|(at, _)| root[..=at].to_owned());
-        let below = parents
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .map(|part| {
-                made.push_str(&location::encode(part));
-                made.push('/');
-                made.clone()
-            });
-        let wanted: Vec<String> = above.chain(below).collect();
-        // From the end: mostly all of it is there.
-        let mut missing = Vec::new();
-        for container in wanted.iter().rev() {
-            if matches!(
-                self.object("", container, "application/cdmi-container")
-                    .await,
-                Ok(Some(_))
-            ) {
-                break;
-            }
-            missing.push(container);
-        }
-        for container in missing.into_iter().rev() {
-            let answer = self
-                .web
-                .send(&Method::PUT, container, &headers, "{}".into())
-                .await?;
-            // What lies above the root may be no container, and not ours to make.
-            if !answer.status().is_success() && container.len() > root.len() {
-                let what = format!("make the container {}{container}", self.web.server());
-                return Err(self.web.refused(&what, answer.status()));
-            }
-        }
-        self.made().insert(parents.to_owned());
-        Ok(())
+        let web = &self.site.web;
+        web.send(&Method::PUT, at, &headers, "{}".into()).await
     }
 }
 
@@ -224,7 +181,7 @@ fn entry(path: &str, metadata: &BTreeMap<String, serde_json::Value>) -> Entry {
 #[async_trait]
 impl Remote for Cdmi {
     fn url(&self, path: &str) -> String {
-        format!("{}{}", self.place, location::encode(path))
+        self.site.url(path)
     }
 
     async fn list(&self, found: &mut Found) -> Outcome {
@@ -254,26 +211,13 @@ impl Remote for Cdmi {
                     files.push(path);
                 }
             }
-            let looked: Vec<(String, Option<Entry>)> = stream::iter(files)
-                .map(|path| async move {
-                    let entry = self.stat(&path).await?;
-                    Ok::<_, Failure>((path, entry))
-                })
-                .buffered(LOOKS_AT_ONCE)
-                .try_collect()
-                .await?;
-            for (path, entry) in looked {
-                match entry {
-                    Some(entry) => found.add(entry)?,
-                    None => found.leave_out(self.url(&path))?,
-                }
-            }
+            self.site.look(self, files, found).await?;
         }
         Ok(())
     }
 
     async fn stat(&self, path: &str) -> Outcome<Option<Entry>> {
-        let at = format!("{}?metadata;completionStatus", self.web.at(path));
+        let at = format!("{}?metadata;completionStatus", self.site.web.at(path));
         let Some(object) = self.object(path, &at, "application/cdmi-object").await? else {
             return Ok(None);
         };
@@ -283,7 +227,7 @@ impl Remote for Cdmi {
         }
         let mut about = entry(path, &object.metadata);
         // What plain HTTP says of it is what its ranges will be checked by.
-        if let Ok(Some(head)) = http::head(&self.web, "look", path).await {
+        if let Ok(Some(head)) = self.site.head(path).await {
             about.etag = head.etag;
             about.length_bytes = about.length_bytes.or(head.length_bytes);
             if about.sums.is_empty() {
@@ -294,20 +238,11 @@ impl Remote for Cdmi {
     }
 
     async fn read(&self, entry: &Entry, range: Option<Range<u64>>) -> Outcome<Chunks> {
-        http::get(&self.web, &self.url(&entry.path), entry, range).await
+        self.site.read(entry, range).await
     }
 
     async fn delete(&self, path: &str) -> Outcome {
-        let what = format!("delete {}", self.url(path));
-        let answer = self
-            .web
-            .ask(&Method::DELETE, &self.web.at(path), &HeaderMap::new())
-            .await?;
-        match answer.status() {
-            StatusCode::NOT_FOUND => Ok(()),
-            status if status.is_success() => Ok(()),
-            status => Err(self.web.refused(&what, status)),
-        }
+        self.site.delete(path).await
     }
 
     async fn put(
@@ -317,17 +252,10 @@ impl Remote for Cdmi {
         body: Chunks,
         only_new: bool,
     ) -> Outcome<Held> {
-        self.make_parents(path).await?;
-        let what = format!("put {}", self.url(path));
-        let answer = self
-            .web
-            .upload(
-                &self.web.at(path),
-                &http::uploading(length_bytes, only_new),
-                body,
-            )
+        self.site.make_parents(self, path).await?;
+        self.site
+            .put(path, path, length_bytes, body, only_new)
             .await?;
-        http::taken(&self.web, &what, &answer)?;
         Ok(Held { path: path.into() })
     }
 }

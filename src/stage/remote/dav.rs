@@ -4,30 +4,24 @@
 //! 2. A file takes its name by MOVE, after what arrived was read back; until then it lies beside
 //!    under a name of its own.
 
-use super::http::{self, DEPTH_MAX};
+use super::site::{Collections, DEPTH_MAX, DOCUMENT_BYTES_MAX, Site};
 use super::tree::growing;
 use super::web::{self, Web};
 use super::{Chunks, Found, Held, Remote, multistatus};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::stage::location::{self, Place, decode};
+use crate::stage::location::{Place, decode};
 use crate::stage::names;
 use crate::stage::plan::Entry;
 use async_trait::async_trait;
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName};
-use hyper::{Method, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use multistatus::Member;
-use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 
 /// A collection and all below it.
 pub(crate) struct Dav {
-    web: Web,
-    place: Place,
-    /// Parents that are there, so that they are asked for once.
-    made: Mutex<BTreeSet<String>>,
+    site: Site,
 }
 
 /// What a member of a listing is.
@@ -45,9 +39,7 @@ impl Dav {
     /// `place` is the root.
     pub(crate) fn new(web: Web, place: Place) -> Self {
         Self {
-            web,
-            place,
-            made: Mutex::default(),
+            site: Site::new(web, place),
         }
     }
 
@@ -60,6 +52,7 @@ impl Dav {
             (header::CONTENT_TYPE, "application/xml; charset=utf-8"),
         ]);
         let answer = self
+            .site
             .web
             .send(&method, at, &headers, multistatus::PROPFIND.into())
             .await?;
@@ -71,56 +64,32 @@ impl Dav {
                 return Err(Failure::new(Exit::Invalid, "server", message)
                     .hint("Read it as http:// or https://"));
             }
-            status => return Err(self.web.refused(&what, status)),
+            status => return Err(self.site.web.refused(&what, status)),
         }
-        let document = self.web.document(&what, answer, DOCUMENT_BYTES_MAX).await?;
+        let document = self
+            .site
+            .web
+            .document(&what, answer, DOCUMENT_BYTES_MAX)
+            .await?;
         let members = multistatus::members(&document).map_err(|why| {
             let message = format!("cannot {what}: the answer is no multistatus");
             Failure::new(Exit::Invalid, "server", message).because(why)
         })?;
         Ok(Some(members))
     }
+}
 
-    fn made(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+#[async_trait]
+impl Collections for Dav {
+    const NAME: &str = "collection";
+
+    async fn is_there(&self, at: &str) -> bool {
+        matches!(self.propfind("", at, "0").await, Ok(Some(_)))
     }
 
-    async fn make_parents(&self, path: &str) -> Outcome {
+    async fn make(&self, at: &str) -> Outcome<Response<Incoming>> {
         let method = Method::from_bytes(b"MKCOL").unwrap_or_default();
-        let mut made = self.web.base().to_owned();
-        let parents = path.rsplit_once('/').map_or("", |(parents, _)| parents);
-        if self.made().contains(parents) {
-            return Ok(());
-        }
-        // The root first: it need not exist either, nor what it lies in.
-        let root = made.clone();
-        let above: Vec<&str> = root
-            .match_indices('/')
-            .skip(1)
-            .map(|(at, _)| &root[..=at])
-            .collect();
-        if self.propfind("", &root, "0").await?.is_none() {
-            for collection in above {
-                // What is there already says so, and what may not be made is missed below.
-                self.web.ask(&method, collection, &HeaderMap::new()).await?;
-            }
-        }
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            made.push_str(&location::encode(part));
-            made.push('/');
-            let answer = self.web.ask(&method, &made, &HeaderMap::new()).await?;
-            match answer.status() {
-                // 405: it is there already (RFC 4918, 9.3.1).
-                StatusCode::METHOD_NOT_ALLOWED => {}
-                status if status.is_success() => {}
-                status => {
-                    let what = format!("make the collection {}{made}", self.web.server());
-                    return Err(self.web.refused(&what, status));
-                }
-            }
-        }
-        self.made().insert(parents.to_owned());
-        Ok(())
+        self.site.web.ask(&method, at, &HeaderMap::new()).await
     }
 }
 
@@ -169,18 +138,18 @@ fn entry(path: &str, member: &Member) -> Entry {
 #[async_trait]
 impl Remote for Dav {
     fn url(&self, path: &str) -> String {
-        format!("{}{}", self.place, location::encode(path))
+        self.site.url(path)
     }
 
     async fn list(&self, found: &mut Found) -> Outcome {
         let mut open = vec![(String::new(), 0)];
         while let Some((directory, depth)) = open.pop() {
-            let base = self.web.at(&directory);
+            let base = self.site.web.at(&directory);
             let Some(members) = self.propfind(&directory, &base, "1").await? else {
                 continue;
             };
             for member in members {
-                match kind(&member.href, self.web.server(), &base) {
+                match kind(&member.href, self.site.web.server(), &base) {
                     Kind::Itself => {}
                     Kind::Elsewhere => {
                         found.refuse(&member.href, "lies outside of what was listed")?;
@@ -212,7 +181,7 @@ impl Remote for Dav {
     }
 
     async fn stat(&self, path: &str) -> Outcome<Option<Entry>> {
-        let members = self.propfind(path, &self.web.at(path), "0").await?;
+        let members = self.propfind(path, &self.site.web.at(path), "0").await?;
         let Some(member) = members.unwrap_or_default().into_iter().next() else {
             return Ok(None);
         };
@@ -222,7 +191,7 @@ impl Remote for Dav {
         }
         let mut entry = entry(path, &member);
         // A HEAD may know a digest; a server that has none loses a round trip.
-        if let Ok(Some(head)) = http::head(&self.web, "look", path).await {
+        if let Ok(Some(head)) = self.site.head(path).await {
             entry.sums = head.sums;
             entry.ranges = head.ranges;
             entry.length_bytes = entry.length_bytes.or(head.length_bytes);
@@ -231,20 +200,11 @@ impl Remote for Dav {
     }
 
     async fn read(&self, entry: &Entry, range: Option<Range<u64>>) -> Outcome<Chunks> {
-        http::get(&self.web, &self.url(&entry.path), entry, range).await
+        self.site.read(entry, range).await
     }
 
     async fn delete(&self, path: &str) -> Outcome {
-        let what = format!("delete {}", self.url(path));
-        let answer = self
-            .web
-            .ask(&Method::DELETE, &self.web.at(path), &HeaderMap::new())
-            .await?;
-        match answer.status() {
-            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(()),
-            status if status.is_success() => Ok(()),
-            status => Err(self.web.refused(&what, status)),
-        }
+        self.site.delete(path).await
     }
 
     async fn put(
@@ -256,21 +216,17 @@ impl Remote for Dav {
     ) -> Outcome<Held> {
         let beside = growing(path);
         // Parents first: after a refused body there is nothing left to send again.
-        self.make_parents(path).await?;
-        let what = format!("put {}", self.url(path));
-        let at = self.web.at(&beside);
-        let answer = self
-            .web
-            .upload(&at, &http::uploading(length_bytes, false), body)
+        self.site.make_parents(self, path).await?;
+        self.site
+            .put(path, &beside, length_bytes, body, false)
             .await?;
-        http::taken(&self.web, &what, &answer)?;
         Ok(Held { path: beside })
     }
 
     async fn settle(&self, held: &Held, path: &str, only_new: bool) -> Outcome {
         let what = format!("move {} to its name", self.url(path));
         let method = Method::from_bytes(b"MOVE").unwrap_or_default();
-        let target = format!("{}{}", self.web.server(), self.web.at(path));
+        let target = format!("{}{}", self.site.web.server(), self.site.web.at(path));
         let headers = web::headers([
             (HeaderName::from_static("destination"), target.as_str()),
             (
@@ -279,13 +235,14 @@ impl Remote for Dav {
             ),
         ]);
         let answer = self
+            .site
             .web
-            .ask(&method, &self.web.at(&held.path), &headers)
+            .ask(&method, &self.site.web.at(&held.path), &headers)
             .await?;
         if answer.status().is_success() {
             return Ok(());
         }
-        Err(self.web.refused(&what, answer.status()))
+        Err(self.site.web.refused(&what, answer.status()))
     }
 }
 

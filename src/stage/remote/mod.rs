@@ -12,6 +12,7 @@ pub(crate) mod local;
 pub(crate) mod multistatus;
 pub(crate) mod s3;
 pub(crate) mod sdk;
+mod site;
 pub(crate) mod tree;
 pub(crate) mod upload;
 pub(crate) mod web;

@@ -3,7 +3,7 @@
 //! A listing is believed only as far as it goes: keys without the prefix, a page that leads to
 //! itself, and pages that bring nothing end it with an error that names them.
 
-use super::sdk::Sdk;
+use super::sdk::{Sdk, absent};
 use super::{Chunks, Found, Pieces, Remote};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::stage::checksum::{self, Algorithm};
@@ -76,14 +76,8 @@ impl S3 {
         match head.checksum_mode(ChecksumMode::Enabled).send().await {
             Ok(head) => Ok(Some(head)),
             Err(error) => {
-                let failure = self
-                    .sdk
-                    .failure(&format!("look at {}", self.url(path)), &error);
-                if failure.exit() == Exit::NotFound {
-                    Ok(None)
-                } else {
-                    Err(failure)
-                }
+                let what = format!("look at {}", self.url(path));
+                absent(self.sdk.failure(&what, &error))
             }
         }
     }

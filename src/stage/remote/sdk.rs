@@ -119,6 +119,14 @@ impl Sdk {
     }
 }
 
+/// Nothing, where what was asked for is not there.
+pub(super) fn absent<T>(failure: Failure) -> Outcome<Option<T>> {
+    match failure.exit() {
+        Exit::NotFound => Ok(None),
+        _ => Err(failure),
+    }
+}
+
 /// The cause at the bottom: `Connection refused`, not `dispatch failure`.
 pub(crate) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;

@@ -7,6 +7,7 @@
 //! 3. An answer that got lost is asked for again: a completed upload that is gone is looked at.
 
 use super::s3::S3;
+use super::sdk::absent;
 use super::{Finish, Piece, Pieces, Remote, Settled, There};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::stage::checksum::{self, Algorithm};
@@ -223,14 +224,7 @@ impl Pieces for S3 {
                 .upload_id(token);
             let page = match list.set_part_number_marker(marker.clone()).send().await {
                 Ok(page) => page,
-                Err(error) => {
-                    let failure = self.refused(path, &error);
-                    return if failure.exit() == Exit::NotFound {
-                        Ok(None)
-                    } else {
-                        Err(failure)
-                    };
-                }
+                Err(error) => return absent(self.refused(path, &error)),
             };
             self.remember(token, page.checksum_type());
             for part in page.parts() {
@@ -347,14 +341,8 @@ impl Pieces for S3 {
         match aborted {
             Ok(_) => Ok(()),
             Err(error) => {
-                let failure = self
-                    .sdk
-                    .failure(&format!("abort the upload of {}", self.url(path)), &error);
-                if failure.exit() == Exit::NotFound {
-                    Ok(())
-                } else {
-                    Err(failure)
-                }
+                let what = format!("abort the upload of {}", self.url(path));
+                absent::<()>(self.sdk.failure(&what, &error)).map(drop)
             }
         }
     }

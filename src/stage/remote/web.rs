@@ -291,6 +291,19 @@ impl Web {
         })
     }
 
+    /// The answer, or nothing where there is none; every other status that is no success fails.
+    pub(crate) fn found(
+        &self,
+        what: &str,
+        answer: Response<Incoming>,
+    ) -> Outcome<Option<Response<Incoming>>> {
+        match answer.status() {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(None),
+            status if status.is_success() => Ok(Some(answer)),
+            status => Err(self.refused(what, status)),
+        }
+    }
+
     /// What a status that is no success means.
     pub(crate) fn refused(&self, what: &str, status: StatusCode) -> Failure {
         let exit = match status.as_u16() {

@@ -17,8 +17,8 @@
 //! 2. What could be refused is refused before 202, by its status; what happens later is told in the
 //!    last line.
 //! 3. Nothing is committed before the bytes are whole and their checksum, where there is one, holds.
-//! 4. A copy ends when its client goes away, when nothing moves for a minute, and after
-//!    [`LASTS_MAX`].
+//! 4. A copy ends when its client goes away, when nothing moves for as long as [`TransferTimes`]
+//!    says, and after the time that it may take in all.
 
 mod hosts;
 mod pull;
@@ -44,12 +44,28 @@ use url::Url;
 
 /// Copies under way at the same time.
 const COPIES_MAX: usize = 32;
-/// How long one may take.
-const LASTS_MAX: Duration = Duration::from_secs(12 * 3600);
 /// How often the client hears how far it is.
 const MARKER_EVERY: Duration = Duration::from_secs(5);
 /// Headers for the other server.
 const TRANSFER_HEADERS_MAX: usize = 32;
+
+/// How long a third-party copy is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferTimes {
+    /// The other server says nothing and takes nothing: a minute.
+    pub silence_max: Duration,
+    /// One copy in all: twelve hours.
+    pub lasts_max: Duration,
+}
+
+impl Default for TransferTimes {
+    fn default() -> Self {
+        Self {
+            silence_max: Duration::from_secs(60),
+            lasts_max: Duration::from_secs(12 * 3600),
+        }
+    }
+}
 
 /// What the operator says about third-party copies.
 #[derive(Clone, Debug, Default)]
@@ -58,12 +74,15 @@ pub struct TransferSettings {
     pub hosts: Hosts,
     /// Certificates (PEM) of the authorities to trust for https; the system's without.
     pub authorities: Option<Vec<u8>>,
+    /// When one ends by itself.
+    pub times: TransferTimes,
 }
 
 /// Third-party copies.
 pub(super) struct Transfers {
     store: Store,
     remote: Remote,
+    lasts_max: Duration,
     turns: Arc<Semaphore>,
     incoming: Arc<Semaphore>,
 }
@@ -86,13 +105,14 @@ impl Transfers {
         settings: TransferSettings,
         incoming: Arc<Semaphore>,
     ) -> blockstore::Result<Self> {
-        let remote =
-            Remote::new(settings.hosts, settings.authorities.as_deref()).map_err(|why| {
-                Error::new(Kind::Invalid, Subject::Store, format!("dav.tpc_ca: {why}"))
-            })?;
+        let lasts_max = settings.times.lasts_max;
+        let remote = Remote::new(settings).map_err(|why| {
+            Error::new(Kind::Invalid, Subject::Store, format!("dav.tpc_ca: {why}"))
+        })?;
         Ok(Self {
             store,
             remote,
+            lasts_max,
             turns: Arc::new(Semaphore::new(COPIES_MAX)),
             incoming,
         })
@@ -151,12 +171,17 @@ impl Transfers {
         let moved = Arc::new(AtomicU64::new(0));
         let work = work(Arc::clone(&moved));
         let (lines, told) = mpsc::channel::<Bytes>(4);
+        let lasts_max = self.lasts_max;
+        let work = async move {
+            let ended = tokio::time::timeout(lasts_max, work).await;
+            ended.unwrap_or_else(|_| Err(format!("not done within {} s", lasts_max.as_secs())))
+        };
         let span = tracing::Span::current();
         tokio::spawn(tracing::Instrument::instrument(
             async move {
                 let _turn = turn;
                 let gone = lines.clone();
-                let telling = tell(lines, moved, tokio::time::timeout(LASTS_MAX, work));
+                let telling = tell(lines, moved, work);
                 tokio::select! {
                     () = telling => {}
                     // Dropping the work ends its connection and forgets its bytes.
@@ -182,7 +207,7 @@ impl Transfers {
 /// Markers while the work lasts, one at its end, and the last line.
 async fn tell<F>(lines: mpsc::Sender<Bytes>, moved: Arc<AtomicU64>, work: F)
 where
-    F: Future<Output = Result<Result<String, String>, tokio::time::error::Elapsed>>,
+    F: Future<Output = Result<String, String>>,
 {
     tokio::pin!(work);
     let ended = loop {
@@ -195,9 +220,8 @@ where
         }
     };
     let last = match ended {
-        Ok(Ok(words)) => format!("success: {}\n", one_line(&words)),
-        Ok(Err(words)) => format!("failure: {}\n", one_line(&words)),
-        Err(_) => format!("failure: not done within {} s\n", LASTS_MAX.as_secs()),
+        Ok(words) => format!("success: {}\n", one_line(&words)),
+        Err(words) => format!("failure: {}\n", one_line(&words)),
     };
     if lines.send(marker(&moved)).await.is_ok() {
         let _ = lines.send(Bytes::from(last)).await;
@@ -303,7 +327,7 @@ mod tests {
     async fn the_last_line_says_how_it_went() {
         let (lines, mut told) = mpsc::channel(8);
         let moved = Arc::new(AtomicU64::new(7));
-        tell(lines, moved, async { Ok(Err("a\nb".to_owned())) }).await;
+        tell(lines, moved, async { Err("a\nb".to_owned()) }).await;
         let mut text = String::new();
         while let Some(line) = told.recv().await {
             text.push_str(std::str::from_utf8(&line).unwrap());

@@ -7,7 +7,7 @@ use super::super::receiving::{Purpose, Receiving};
 use super::super::refusal::Refusal;
 use super::super::session::Session;
 use super::hosts::shown;
-use super::remote::{Answer, Remote, SILENCE_MAX, nothing};
+use super::remote::{Answer, Remote, nothing};
 use super::{Terms, Transfers, announced};
 use crate::blocking;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -104,14 +104,14 @@ impl Pulling {
             .await
             .map_err(ours)?;
         loop {
-            let frame = tokio::time::timeout(SILENCE_MAX, answer.body.frame()).await;
-            let Ok(frame) = frame else {
-                let seconds = SILENCE_MAX.as_secs();
-                return Err(format!(
+            let url = &answer.url;
+            let silent = |seconds| {
+                format!(
                     "{} sent nothing for {seconds} s; nothing was stored",
-                    shown(&answer.url)
-                ));
+                    shown(url)
+                )
             };
+            let frame = self.remote.heard(answer.body.frame(), silent).await?;
             let Some(frame) = frame else { break };
             let frame = frame.map_err(|error| {
                 format!(
@@ -135,15 +135,9 @@ impl Pulling {
         let mut headers: HeaderMap = self.terms.headers.clone();
         headers.insert("want-digest", HeaderValue::from_static(WANTED));
         let asked = self.remote.ask(method, &self.terms.url, &headers, &nothing);
-        tokio::time::timeout(SILENCE_MAX, asked)
-            .await
-            .map_err(|_| {
-                let seconds = SILENCE_MAX.as_secs();
-                format!(
-                    "{} did not answer within {seconds} s",
-                    shown(&self.terms.url)
-                )
-            })?
+        let url = &self.terms.url;
+        let silent = |seconds| format!("{} did not answer within {seconds} s", shown(url));
+        self.remote.heard(asked, silent).await?
     }
 
     /// What the bytes must hash to, as the other server tells it.

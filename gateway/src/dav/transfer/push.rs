@@ -6,7 +6,7 @@ use super::super::refusal::Refusal;
 use super::super::session::Session;
 use super::hosts::shown;
 use super::pull::WANTED;
-use super::remote::{Answer, Remote, SILENCE_MAX, Sent, nothing};
+use super::remote::{Answer, Remote, Sent, nothing};
 use super::{Terms, Transfers};
 use crate::blocking;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
@@ -19,7 +19,6 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// Bytes read at a time.
 const STEP: u64 = 1 << 20;
@@ -63,7 +62,7 @@ struct Pushing {
 impl Pushing {
     async fn run(self, moved: Arc<AtomicU64>) -> Result<String, String> {
         if !self.terms.overwrite {
-            let head = self.ask(&Method::HEAD, HeaderMap::new(), &nothing).await?;
+            let head = self.head(HeaderMap::new()).await?;
             if head.status.is_success() {
                 return Err(format!(
                     "{} exists already and Overwrite is F",
@@ -86,7 +85,7 @@ impl Pushing {
         let hashing = Arc::new(Mutex::new(Hashing::new(false)));
         let sent = || self.sent(&hashing, &moved);
         let put = self.ask(&Method::PUT, headers, &sent);
-        let answer = watch_over(put, &moved, &self.terms).await?;
+        let answer = self.remote.moving(put, &moved, &self.terms.url).await?;
         if !matches!(answer.status.as_u16(), 200 | 201 | 204) {
             return Err(format!("{} answers {}", shown(&answer.url), answer.status));
         }
@@ -117,6 +116,13 @@ impl Pushing {
         self.remote
             .ask(method, &self.terms.url, &headers, body)
             .await
+    }
+
+    async fn head(&self, headers: HeaderMap) -> Result<Answer, String> {
+        let asked = self.ask(&Method::HEAD, headers, &nothing);
+        let url = &self.terms.url;
+        let silent = |seconds| format!("{} did not answer within {seconds} s", shown(url));
+        self.remote.heard(asked, silent).await?
     }
 
     /// The bytes from their beginning; they are hashed and counted as they go.
@@ -160,16 +166,14 @@ impl Pushing {
         }
         let mut headers = HeaderMap::new();
         headers.insert("want-digest", HeaderValue::from_static(WANTED));
-        let asked = self.ask(&Method::HEAD, headers, &nothing);
-        let asked = tokio::time::timeout(SILENCE_MAX, asked).await;
-        let theirs = match asked {
-            Ok(Ok(head)) if head.status.is_success() => {
+        let theirs = match self.head(headers).await {
+            Ok(head) if head.status.is_success() => {
                 // What was not computed on the way cannot be compared.
                 let mut theirs = digest::claimed(&head.headers)?;
                 theirs.retain(|algorithm, _| ours.contains_key(algorithm));
                 theirs
             }
-            Ok(Ok(_) | Err(_)) | Err(_) => Values::new(),
+            Ok(_) | Err(_) => Values::new(),
         };
         if theirs.is_empty() {
             return match self.terms.verify {
@@ -198,38 +202,6 @@ impl Pushing {
                 "a third-party copy is not in the journal: {}",
                 error.chain()
             );
-        }
-    }
-}
-
-/// Ends a request in which nothing moves any more.
-async fn watch_over(
-    request: impl Future<Output = Result<Answer, String>>,
-    moved: &AtomicU64,
-    terms: &Terms,
-) -> Result<Answer, String> {
-    const LOOK: Duration = Duration::from_secs(5);
-    tokio::pin!(request);
-    let (mut last, mut still) = (u64::MAX, Duration::ZERO);
-    loop {
-        match tokio::time::timeout(LOOK, &mut request).await {
-            Ok(done) => return done,
-            Err(_) => {
-                let now = moved.load(Ordering::Relaxed);
-                still = if now == last {
-                    still + LOOK
-                } else {
-                    Duration::ZERO
-                };
-                last = now;
-                if still >= SILENCE_MAX {
-                    let seconds = SILENCE_MAX.as_secs();
-                    return Err(format!(
-                        "{} took nothing for {seconds} s",
-                        shown(&terms.url)
-                    ));
-                }
-            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //!    first host (its `Authorization`) is not told to another one.
 //! 3. Whoever drops a reply ends its connection.
 
+use super::TransferSettings;
 use super::hosts::{Hosts, shown};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,8 +27,6 @@ use url::Url;
 
 /// How long a connection, and then the reply's head, may take.
 const CONNECT_MAX: Duration = Duration::from_secs(20);
-/// How long the other side may be silent.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Redirects that are followed.
 const REDIRECTS_MAX: usize = 5;
 
@@ -40,6 +40,8 @@ pub(super) type Source<'a> = dyn Fn() -> Sent + Send + Sync + 'a;
 pub(super) struct Remote {
     hosts: Hosts,
     tls: TlsConnector,
+    /// How long the other side may be silent.
+    silence_max: Duration,
 }
 
 /// What the other server said; the connection ends with it.
@@ -60,10 +62,10 @@ impl Drop for Connection {
 }
 
 impl Remote {
-    /// Trusts the certificates in `authorities` (PEM), or those of the system.
-    pub(super) fn new(hosts: Hosts, authorities: Option<&[u8]>) -> Result<Self, String> {
+    /// Trusts the certificates in the settings (PEM), or those of the system.
+    pub(super) fn new(settings: TransferSettings) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
-        match authorities {
+        match settings.authorities.as_deref() {
             Some(pem) => {
                 for certificate in CertificateDer::pem_slice_iter(pem) {
                     let certificate = certificate
@@ -87,9 +89,20 @@ impl Remote {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Ok(Self {
-            hosts,
+            hosts: settings.hosts,
             tls: TlsConnector::from(Arc::new(config)),
+            silence_max: settings.times.silence_max,
         })
+    }
+
+    /// What the other side says, if it says anything; the text is for whom it was silent.
+    pub(super) async fn heard<T>(
+        &self,
+        what: impl Future<Output = T>,
+        silent: impl FnOnce(u64) -> String,
+    ) -> Result<T, String> {
+        let heard = tokio::time::timeout(self.silence_max, what).await;
+        heard.map_err(|_| silent(self.silence_max.as_secs()))
     }
 
     /// Whether a URL may be spoken to at all, before anything is tried.
@@ -146,6 +159,34 @@ impl Remote {
             "more than {REDIRECTS_MAX} redirects, the last to {}",
             shown(&url)
         ))
+    }
+
+    /// Ends a request of ours in which nothing moves any more.
+    pub(super) async fn moving(
+        &self,
+        request: impl Future<Output = Result<Answer, String>>,
+        moved: &AtomicU64,
+        url: &Url,
+    ) -> Result<Answer, String> {
+        let look = self.silence_max / 12;
+        tokio::pin!(request);
+        let (mut last, mut still) = (u64::MAX, Duration::ZERO);
+        loop {
+            if let Ok(done) = tokio::time::timeout(look, &mut request).await {
+                return done;
+            }
+            let now = moved.load(Ordering::Relaxed);
+            still = if now == last {
+                still + look
+            } else {
+                Duration::ZERO
+            };
+            last = now;
+            if still >= self.silence_max {
+                let seconds = self.silence_max.as_secs();
+                return Err(format!("{} took nothing for {seconds} s", shown(url)));
+            }
+        }
     }
 
     async fn once(
