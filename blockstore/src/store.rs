@@ -8,8 +8,8 @@
 //! segments/   the value log
 //! ```
 
-use crate::catalog::{Backup, Catalog};
 use crate::catalog::keys;
+use crate::catalog::{Backup, Catalog};
 use crate::engine::names::Names;
 use crate::engine::{Engine, EngineOptions};
 use crate::image::trust::Rules;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Asks the other members over the transport.
+#[allow(dead_code, reason = "the cluster makes it")]
 pub(crate) struct OverPeers(pub(crate) Arc<dyn Peers>);
 
 impl Wire for OverPeers {
