@@ -29,6 +29,7 @@ pub(crate) mod raft;
 mod rows;
 #[cfg(test)]
 mod tests;
+mod torn;
 mod txn;
 
 use crate::{Error, Kind, LogId, Lsn, MapId, Result, SealedMap, Subject};

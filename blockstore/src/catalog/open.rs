@@ -1,7 +1,7 @@
 //! Opening the catalog's database: its options, its format, where its journal ends, this node's own rows.
 
 use super::committer::synced;
-use super::{failed, keys};
+use super::{failed, keys, torn};
 use crate::{Error, Kind, Result, Subject};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
@@ -64,13 +64,39 @@ pub(super) fn database(directory: &Path, log: bool) -> Result<DB> {
     }
     let mut whole = options();
     whole.create_missing_column_families(true);
-    let families = families
-        .into_iter()
-        .map(|family| ColumnFamilyDescriptor::new(family, options()));
-    let database = DB::open_cf_descriptors(&whole, directory, families)
-        .map_err(|cause| cannot_open(directory, cause))?;
+    let open = || {
+        let families = families
+            .iter()
+            .map(|family| ColumnFamilyDescriptor::new(family, options()));
+        DB::open_cf_descriptors(&whole, directory, families)
+    };
+    let database = match open() {
+        Err(cause) if cause.kind() == rocksdb::ErrorKind::Corruption => {
+            reopen_torn(directory, cause, open)?
+        }
+        other => other.map_err(|cause| cannot_open(directory, cause))?,
+    };
     check_format(&database, directory)?;
     Ok(database)
+}
+
+/// Opens once more without the pages that a power cut left unwritten, if that is what is wrong.
+fn reopen_torn(
+    directory: &Path,
+    cause: rocksdb::Error,
+    open: impl Fn() -> std::result::Result<DB, rocksdb::Error>,
+) -> Result<DB> {
+    let unmended = |failure| Error::io("mend the log of", directory, failure);
+    let Some(cut) = torn::cut(directory).map_err(unmended)? else {
+        return Err(cannot_open(directory, cause));
+    };
+    match open() {
+        Ok(database) => Ok(database),
+        Err(_) => {
+            cut.undo().map_err(unmended)?;
+            Err(cannot_open(directory, cause))
+        }
+    }
 }
 
 /// Counts this opening, and brings this node's own rows to where this release keeps them.
