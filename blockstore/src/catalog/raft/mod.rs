@@ -7,7 +7,7 @@
 //! 3. Reads are local. Who must see what others have done before calls [`Group::catch_up`] first: it
 //!    learns from the leader how far the log was, and waits until the rows here are there.
 //! 4. Rows under `node/` are a node's own and in no entry and no snapshot.
-//! 5. A node answers only requests of its own group and generation: after a recovery ([`recover`]) the
+//! 5. A node answers only requests of its own group and generation: after a recovery ([`recover()`]) the
 //!    members left behind are strangers.
 //!
 //! ```text
